@@ -1,0 +1,54 @@
+"""The state store: ordered bytes, written by the state machine alone.
+
+One protocol with two implementations: `storage.memory_store` for tests and simulation,
+`storage.lmdb_store` for members. Both are used from the event loop's thread only. A scan
+has a limit and returns a list, so nothing can walk a whole table, and nothing holds a
+cursor while the table changes.
+
+A command's writes are one unit: `savepoint` before it, `rollback` if it failed. The
+writes since a savepoint are also what the rolling state hash covers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+Row = tuple[bytes, bytes]
+
+
+class View(Protocol):
+    """What readers see: everything that was applied so far."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """Return the value under `key`, or None."""
+        ...
+
+    def scan(self, start: bytes, stop: bytes, limit: int, *, reverse: bool = False) -> list[Row]:
+        """Return up to `limit` rows with start <= key < stop, in order of their keys.
+
+        With `reverse` the last rows of the range come first.
+        """
+        ...
+
+
+class Store(View, Protocol):
+    """What the state machine writes to."""
+
+    def put(self, key: bytes, value: bytes) -> None: ...
+
+    def delete(self, key: bytes) -> None:
+        """Remove a key; one that does not exist is no error."""
+        ...
+
+    def savepoint(self) -> None:
+        """Begin a unit of writes; the one before becomes final."""
+        ...
+
+    def rollback(self) -> None:
+        """Undo everything since the last savepoint."""
+        ...
+
+    def written(self) -> Sequence[tuple[bytes, bytes | None]]:
+        """Return what was written since the last savepoint, in order; None is a delete."""
+        ...
