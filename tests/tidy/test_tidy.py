@@ -1,0 +1,108 @@
+"""The rules of this code base that no linter knows, checked on its syntax trees."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("node", "consensus", "storage", "api")
+FILES = [path for name in PACKAGES for path in sorted((ROOT / name).glob("**/*.py"))]
+
+LINES_PER_FILE_MAX = 400
+LINES_PER_FUNCTION_MAX = 70
+
+# A package imports itself and the packages named here, and nothing else of ours.
+MAY_IMPORT = {
+    "storage": set[str](),
+    "consensus": {"storage"},
+    "api": {"consensus", "storage"},
+    "node": {"api", "consensus", "storage"},
+}
+# Each outside library is known to few modules, so that it can be replaced there.
+ONLY_IN = {
+    "lmdb": {"storage/journal.py", "storage/lmdb_store.py"},
+    "pysyncobj": {"consensus/raft.py"},
+    "croniter": {"api/cron.py"},
+    "sortedcontainers": {"storage/layer.py"},
+}
+# One module reads clocks and draws numbers; the runner is a program of its own, and a
+# client command needs neither the server nor its clock.
+CLOCK_READERS = {"storage/clock.py"}
+OWN_PROGRAMS = ("node/runner/", "node/cli/")
+# The core decides; it never waits, reads a clock, draws a number or opens anything.
+PURE = {
+    "storage/models.py",
+    "storage/keys.py",
+    "consensus/machine.py",
+    "consensus/context.py",
+    "consensus/transitions.py",
+    "consensus/apply_jobs.py",
+    "consensus/apply_runs.py",
+    "consensus/apply_members.py",
+    "api/planning.py",
+}
+IMPURE = {"asyncio", "aiohttp", "lmdb", "os", "pysyncobj", "random", "socket", "threading", "time"}
+# Names that would run code found in data, or take bytes for objects.
+FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "dill"}
+FORBIDDEN_CALLS = {"eval", "exec"}
+
+
+def imports(path: Path) -> Iterator[str]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield node.module or ""
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_a_module_keeps_to_its_layer(path: Path) -> None:
+    """Imports go storage <- consensus <- api <- node, and libraries stay where they belong."""
+    package = name(path).split("/", maxsplit=1)[0]
+    for module in imports(path):
+        top = module.split(".")[0]
+        if top in PACKAGES:
+            assert top in MAY_IMPORT[package] | {package}, module
+        assert name(path) in ONLY_IN.get(top, {name(path)}), module
+        assert not (name(path) in PURE and top in IMPURE), module
+        assert top not in FORBIDDEN_MODULES, module
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_time_and_chance_come_from_one_module(path: Path) -> None:
+    """Whatever depends on a clock or on chance can be replayed with another environment."""
+    if name(path) in CLOCK_READERS or name(path).startswith(OWN_PROGRAMS):
+        return
+    assert not {"time", "random", "uuid", "secrets"} & set(imports(path))
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_nothing_runs_code_from_data(path: Path) -> None:
+    """There is no eval and no exec."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in FORBIDDEN_CALLS
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_a_file_and_its_functions_fit_on_the_screen(path: Path) -> None:
+    """What does not fit is split before it grows."""
+    source = path.read_text()
+    assert source.count("\n") <= LINES_PER_FILE_MAX
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert (node.end_lineno or 0) - node.lineno < LINES_PER_FUNCTION_MAX, node.name
+
+
+def test_every_package_explains_itself() -> None:
+    """Each of the four folders has a DESIGN.md that says what it is."""
+    for package in PACKAGES:
+        assert (ROOT / package / "DESIGN.md").read_text().startswith("# "), package
