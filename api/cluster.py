@@ -1,0 +1,90 @@
+"""What the HTTP API needs of the node that it runs in.
+
+The node satisfies this protocol; so does a single-member stand-in of the tests.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from api.faults import Fault
+from consensus.commands import Command, Result
+from storage.clock import Environment
+from storage.store import View
+
+
+class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """How this member sees the cluster at this moment."""
+
+    cluster: str
+    member: str
+    role: str  # "leader", "follower" or "candidate"
+    leader: str | None
+    term: int
+    commit_index: int
+    applied_index: int
+    has_quorum: bool
+    caught_up: bool
+    clock_ms: int
+    clock_offset_ms: int | None
+    state_hash: str
+    voters: tuple[str, ...]
+    counters: Mapping[str, int]
+    slots: int
+    slots_used: int
+
+
+class Cluster(Protocol):
+    """The way from a request to the replicated state and back."""
+
+    environment: Environment
+    view: View
+
+    @property
+    def applied_index(self) -> int:
+        """The log index up to which `view` shows the cluster's state."""
+        ...
+
+    @property
+    def has_quorum(self) -> bool: ...
+
+    async def propose(self, commands: Sequence[Command], *, timeout_s: float) -> tuple[Result, ...]:
+        """Have commands applied, in order, and return their results, one each.
+
+        When it returns, `view` shows their effect. Several commands are not one unit:
+        each is applied or refused by itself.
+
+        Raises:
+            NoQuorum, Overloaded, CommandTooLarge: certainly nothing was applied.
+            OutcomeUnknown: there was no answer within `timeout_s`.
+        """
+        ...
+
+    async def barrier(self, *, timeout_s: float) -> None:
+        """Wait until `view` shows everything that was acknowledged before this call.
+
+        Raises:
+            NoQuorum, OutcomeUnknown: it cannot be said whether it does.
+        """
+        ...
+
+    async def wait_applied(self, index: int, *, timeout_s: float) -> bool:
+        """Wait until log index `index` is applied here; return whether it is."""
+        ...
+
+    def status(self) -> ClusterStatus: ...
+
+    def readiness(self) -> list[str]:
+        """Return what is missing for this member to be ready, as sentences."""
+        ...
+
+    def validate_action(self, action: Mapping[str, Any], pointer: str) -> list[Fault]:
+        """Return the faults of a job's action, as its executor sees them."""
+        ...
+
+    def metrics_text(self) -> bytes:
+        """Return the member's metrics in the Prometheus text format."""
+        ...

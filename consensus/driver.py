@@ -1,0 +1,402 @@
+"""The face of the Raft layer: turns of the loop, the journal's thread, and the applied entries.
+
+Nothing is polled. A turn runs when a message came, a command was proposed, a journal
+transaction returned or a deadline passed; everything that arrives before the turn starts
+is handled by it together. One turn lets the library decide, hands what is pending to the
+journal's thread, and applies what is committed. At most one transaction is under way, and
+whatever comes meanwhile rides with the next: the slower the disk, the larger the groups.
+
+The order within a turn is deliberate. Messages leave first, the disk starts next, and the
+state is changed last, for the other two go on while it is.
+
+Any error that comes out of a turn is final. The layer stops listening and speaking and
+calls `on_fatal`, once; the process is expected to end and to be started again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+
+from consensus import frames
+from consensus.raft import RaftCore
+from consensus.raft_log import RaftLog
+from consensus.raft_progress import InFlight
+from consensus.raft_types import (
+    Entry,
+    EntryTooLarge,
+    Journal,
+    Network,
+    NotLeader,
+    PeerProgress,
+    RaftSettings,
+)
+from consensus.raft_writer import JournalWriter
+from consensus.transport import Events, Transport
+from storage.clock import Environment
+
+logger = logging.getLogger(__name__)
+
+
+class Raft:
+    """One member of a consensus group; all methods belong to the event loop's thread.
+
+    `apply` gets newly committed entries in order, each exactly once per process, beginning
+    behind `applied_index`; it must not raise. `receive` gets messages that other members
+    sent with `send`. `on_leadership` hears when this member begins and ceases to lead.
+    `on_fatal` is called once, with the reason, when the member cannot go on.
+
+    The journal is opened and closed by the caller. `writer` runs its transactions; without
+    one, a thread of its own does.
+
+    Raises:
+        JournalDamaged: journal and `applied_index` contradict each other.
+        ValueError: `member` is not one of `voters`.
+    """
+
+    def __init__(
+        self,
+        *,
+        member: str,
+        voters: frozenset[str],
+        cluster: str,
+        journal: Journal,
+        network: Network,
+        environment: Environment,
+        settings: RaftSettings,
+        applied_index: int,
+        apply: Callable[[Sequence[Entry]], None],
+        receive: Callable[[str, bytes], None],
+        on_leadership: Callable[[bool], None],
+        on_fatal: Callable[[BaseException], None],
+        writer: Executor | None = None,
+    ) -> None:
+        if member not in voters:
+            raise ValueError(f"Member {member!r} is none of the voters {sorted(voters)}.")
+        self._network = network
+        self._environment = environment
+        self._settings = settings
+        self._apply = apply
+        self._on_leadership = on_leadership
+        self._on_fatal = on_fatal
+        self._log = RaftLog(journal, settings, applied_index)
+        self._writer = JournalWriter(journal, self._log, environment, writer, self._end_write)
+        self._transport = Transport(
+            member=member,
+            voters=voters,
+            cluster=cluster,
+            journal=journal,
+            log=self._log,
+            network=network,
+            events=Events(self._opened, self._closed, self._message, receive),
+        )
+        self._core = RaftCore(
+            member=member,
+            voters=voters,
+            log=self._log,
+            post=self._transport.post,
+            environment=environment,
+            settings=settings,
+            applied_index=applied_index,
+        )
+        self._running = False
+        self._woken = False
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_deadline_s = 0.0
+        # The term this member leads, as `on_leadership` was told; 0 for none.
+        self._led_term = 0
+        self._in_flight = InFlight(settings)
+        # A transfer of leadership under way: to whom, until when, and whether it was asked.
+        self._transfer: tuple[str | None, float, bool] | None = None
+        self._transfer_over = asyncio.Event()
+
+    # --- Life -------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Begin to take part. Starting twice does nothing."""
+        if self._running:
+            return
+        self._running = True
+        self._loop = asyncio.get_running_loop()
+        await self._network.start(_Listener(self))
+        self._wake()
+
+    async def stop(self) -> None:
+        """Hand leadership over, if there is somebody to take it, and leave. May be repeated."""
+        if self.is_leader and self.connected:
+            self.transfer_leadership(None)
+            await self._transfer_over.wait()
+        self.abort()
+        await self._writer.close()
+        await self._network.stop()
+
+    def abort(self) -> None:
+        """Take no further part, from this instant on, as if the process had been killed."""
+        self._running = False
+        self._transfer_over.set()
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    # --- Commands and messages --------------------------------------------------------
+
+    def propose(self, command: bytes) -> int:
+        """Append a command to the log and return its index.
+
+        The index says where the command stands if it is committed; only an applied entry
+        with this index and the same bytes says that it was.
+
+        Raises:
+            NotLeader: another member leads, or nobody does.
+            EntryTooLarge: the command exceeds `entry_bytes_max`.
+            Overloaded: too much is in flight already.
+            ValueError: the command is empty.
+        """
+        if not self.is_leader or self._transfer is not None:
+            raise NotLeader(None if self.is_leader else self.leader)
+        if not command:
+            raise ValueError("An empty command cannot be told from an entry without one.")
+        if len(command) > self._settings.entry_bytes_max:
+            raise EntryTooLarge(
+                f"The command has {len(command)} bytes, an entry at most "
+                f"{self._settings.entry_bytes_max}."
+            )
+        self._in_flight.admit(len(command), self.in_flight_entries)
+        index = self._core.propose(command)
+        self._in_flight.add(index, len(command))
+        self._wake()
+        return index
+
+    def send(self, member: str, payload: bytes) -> bool:
+        """Send a message to another member, past the journal; it may get lost on the way.
+
+        Returns False if the member is not connected or its queue is more than half full:
+        the rest is kept for the log.
+
+        Raises:
+            EntryTooLarge: the payload exceeds `entry_bytes_max`.
+        """
+        if len(payload) > self._settings.entry_bytes_max:
+            raise EntryTooLarge(
+                f"The message has {len(payload)} bytes, at most "
+                f"{self._settings.entry_bytes_max} are allowed."
+            )
+        room = self._settings.send_queue_bytes_max // 2 - self._network.queued_bytes(member)
+        if not self._running or room < len(payload):
+            return False
+        return self._transport.send_application(member, payload)
+
+    def transfer_leadership(self, member: str | None = None) -> None:
+        """Ask `member`, or whoever is furthest, to lead; no command is taken meanwhile.
+
+        It happens within an election timeout or not at all, in which case this member
+        leads on; `on_leadership` tells.
+
+        Raises:
+            NotLeader: this member does not lead.
+            ValueError: there is no such other member.
+        """
+        if not self.is_leader:
+            raise NotLeader(self.leader)
+        if member is not None and member not in self._core.other_members:
+            raise ValueError(f"Leadership cannot go to {member!r}, which is no other voter.")
+        deadline_s = self._environment.monotonic_s() + self._settings.election_max_s
+        self._transfer = (member, deadline_s, False)
+        self._transfer_over.clear()
+        self._wake()
+
+    def trim(self, index: int) -> None:
+        """Let the journal forget entries up to `index`, whose effects are durable elsewhere.
+
+        The tail stays that the settings ask for, so that short absences need no snapshot.
+        """
+        self._log.trim(min(index, self.applied_index))
+
+    # --- What it knows ----------------------------------------------------------------
+
+    @property
+    def is_leader(self) -> bool:
+        """Tell whether this member believes that it leads; another may, in a newer term."""
+        return self._running and self._core.leads
+
+    @property
+    def leader(self) -> str | None:
+        """Return who is believed to lead, or None."""
+        return self._core.leader if self._running else None
+
+    @property
+    def term(self) -> int:
+        """Return the current term, durable or not."""
+        return self._core.term
+
+    @property
+    def commit_index(self) -> int:
+        """Return the highest index known to be committed and durable here."""
+        return self._core.commit_index
+
+    @property
+    def applied_index(self) -> int:
+        """Return the highest index that `apply` has returned from."""
+        return self._core.applied_index
+
+    @property
+    def first_index(self) -> int:
+        """Return the oldest index in the log."""
+        return self._log.first_index
+
+    @property
+    def last_index(self) -> int:
+        """Return the newest index in the log, durable or not."""
+        return self._log.last_index
+
+    @property
+    def connected(self) -> frozenset[str]:
+        """Return the members with whom messages can be exchanged."""
+        return self._transport.connected
+
+    @property
+    def has_quorum_contact(self) -> bool:
+        """Tell whether a majority answered this leader, or a leader was heard, lately.
+
+        Lately is within the longest election timeout.
+        """
+        now_s, within_s = self._environment.monotonic_s(), self._settings.election_max_s
+        return self._running and self._core.quorum_contact(now_s, within_s)
+
+    @property
+    def in_flight_entries(self) -> int:
+        """Return how many entries are in the log and not yet applied."""
+        return self.last_index - self.applied_index
+
+    @property
+    def progress(self) -> Mapping[str, PeerProgress]:
+        """Return how far the other members are; empty unless this member leads."""
+        return self._core.peer_progress() if self.is_leader else {}
+
+    # --- Turns ------------------------------------------------------------------------
+
+    def guarded(self, work: Callable[..., None], *arguments: object) -> None:
+        """Run a part of the layer, and stop the layer if it fails."""
+        if not self._running:
+            return
+        try:
+            work(*arguments)
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:  # an InvariantViolated is no Exception, on purpose
+            self.abort()
+            logger.critical("The consensus layer stops: %s", error)
+            self._on_fatal(error)
+
+    def _wake(self) -> None:
+        if not self._woken and self._running:
+            self._woken = True
+            self._loop.call_soon(self.guarded, self._turn)
+
+    def _turn(self) -> None:
+        self._woken = False
+        now_s = self._environment.monotonic_s()
+        self._core.silent = self._writer.stalled_s() > self._settings.election_min_s
+        self._core.tick()
+        self._pursue_transfer(now_s)
+        self._writer.begin()
+        self._notice_leadership()
+        self._apply_committed()
+        self._arm()
+
+    def _apply_committed(self) -> None:
+        entries = self._core.committed()
+        if not entries:
+            return
+        self._apply(entries)
+        last = entries[-1].index
+        self._core.applied(last)
+        self._in_flight.landed(last)
+        if last < self._core.commit_index:
+            self._wake()
+
+    def _notice_leadership(self) -> None:
+        term = self._core.term if self._core.leads else 0
+        if term == self._led_term:
+            return
+        lost, self._led_term = self._led_term, term
+        if lost:
+            self._in_flight.clear()
+            self._on_leadership(False)
+        if term:
+            self._on_leadership(True)
+
+    def _pursue_transfer(self, now_s: float) -> None:
+        if self._transfer is None:
+            return
+        member, deadline_s, asked = self._transfer
+        if not self._core.leads or now_s > deadline_s:
+            self._transfer = None
+            self._transfer_over.set()
+        elif not asked:
+            self._transfer = (member, deadline_s, self._core.transfer(member))
+
+    def _arm(self) -> None:
+        now_s = self._environment.monotonic_s()
+        deadline_s = self._core.next_deadline_s()
+        if deadline_s <= now_s:
+            # Nothing can be done about it now, for instance because nobody is connected.
+            deadline_s = now_s + self._settings.heartbeat_s
+        if self._timer is not None:
+            if self._timer_deadline_s <= deadline_s:
+                return
+            self._timer.cancel()
+        self._timer_deadline_s = deadline_s
+        self._timer = self._loop.call_later(deadline_s - now_s, self.guarded, self._ring)
+
+    def _ring(self) -> None:
+        self._timer = None
+        self._turn()
+
+    # --- The journal's thread ---------------------------------------------------------
+
+    def _end_write(self, write: asyncio.Future[None]) -> None:
+        self.guarded(self._written, write)
+
+    def _written(self, write: asyncio.Future[None]) -> None:
+        write.result()
+        self._log.confirm()
+        self._core.durable()
+        self._transport.release()
+        self._turn()
+
+    # --- Messages ---------------------------------------------------------------------
+
+    def _opened(self, member: str) -> None:
+        self._core.connected(member)
+        self._wake()
+
+    def _closed(self, member: str) -> None:
+        self._core.disconnected(member)
+
+    def _message(self, member: str, term: int, message: frames.Message) -> None:
+        self._core.receive(member, term, message)
+        self._wake()
+
+
+class _Listener:
+    """The network's events, guarded."""
+
+    def __init__(self, raft: Raft) -> None:
+        self._raft = raft
+
+    def connected(self, member: str) -> None:
+        self._raft.guarded(self._raft._transport.connected_to, member)
+
+    def disconnected(self, member: str) -> None:
+        self._raft.guarded(self._raft._transport.disconnected_from, member)
+
+    def received(self, member: str, frame: bytes) -> None:
+        self._raft.guarded(self._received, member, frame)
+
+    def _received(self, member: str, frame: bytes) -> None:
+        self._raft._transport.received(member, frame)
+        if self._raft._log.pending:
+            self._raft._wake()

@@ -1,0 +1,222 @@
+"""Between the consensus engine and the network: sessions, the filter, and the barrier.
+
+**The barrier.** A message names the change of the log that it speaks of, and leaves only
+when the journal transaction with that change has returned. Nothing that a member says can
+therefore be forgotten by it afterwards. Messages that speak of nothing new leave at once.
+
+**The filter.** A session with a member begins with a `Hello` in both directions. It fixes
+the connection's number, so that frames of an earlier connection are recognized, and the
+identity of the member's disk, so that a member that lost its disk is not taken for the
+one that made promises. Frames of strangers, of other clusters and of other connections
+end here. What passes is a message of a known member over its present connection.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from consensus import frames
+from consensus.raft_log import RaftLog
+from consensus.raft_types import Journal, MemberRefused, Network
+
+logger = logging.getLogger(__name__)
+
+# Messages that wait for one journal transaction. A leader's windows bound what can come;
+# beyond this the disk has stalled, and what is dropped will be said again.
+HELD_MESSAGES_MAX = 10_000
+
+
+@dataclass(slots=True)
+class Session:
+    """One member, as seen over the present pair of connections to it."""
+
+    # The number of our connection to it; 0 while there is none.
+    epoch: int = 0
+    # The number it gave its connection to us; None before its Hello, or after a loss.
+    peer_epoch: int | None = None
+    # The highest number it ever gave: an older Hello comes from a connection that is over.
+    peer_epoch_max: int = 0
+    # The change of our log that remembers its disk; its messages wait for that.
+    admitted_at: int = 0
+    open: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """What the filter lets through, each called with the member's name first."""
+
+    opened: Callable[[str], None]
+    closed: Callable[[str], None]
+    message: Callable[[str, int, frames.Message], None]
+    application: Callable[[str, bytes], None]
+
+
+class Transport:
+    """The sessions of one member with all others; called from the event loop alone."""
+
+    def __init__(
+        self,
+        *,
+        member: str,
+        voters: frozenset[str],
+        cluster: str,
+        journal: Journal,
+        log: RaftLog,
+        network: Network,
+        events: Events,
+    ) -> None:
+        self._member = member
+        self._cluster = cluster
+        self._journal = journal
+        self._log = log
+        self._network = network
+        self._events = events
+        self._sessions = {name: Session() for name in sorted(voters - {member})}
+        self._disks = dict(journal.known_disks)
+        self._epoch = journal.boots << 32
+        self._held: list[tuple[int, str, frames.Envelope]] = []
+        # Frames that were not listened to, by reason; for the metrics.
+        self.dropped: dict[str, int] = {}
+
+    @property
+    def connected(self) -> frozenset[str]:
+        """Return the members with an open session."""
+        return frozenset(name for name, session in self._sessions.items() if session.open)
+
+    # --- The network's events ---------------------------------------------------------
+
+    def connected_to(self, member: str) -> None:
+        """Begin a session: give the new connection a number and say who we are."""
+        session = self._sessions[member]
+        self._close(member, session)
+        self._epoch += 1
+        session.epoch = self._epoch
+        hello = frames.Hello(self._journal.disk_id, self._log.last_index)
+        self._send(member, self._envelope(member, hello, 0))
+        self._maybe_open(member, session)
+
+    def disconnected_from(self, member: str) -> None:
+        """End a session; what was held for it is lost with it."""
+        session = self._sessions[member]
+        session.epoch, session.peer_epoch = 0, None
+        self._close(member, session)
+
+    def received(self, member: str, frame: bytes) -> None:
+        """Take a frame through the filter.
+
+        Raises:
+            MemberRefused: another member tells this one that it cannot take part.
+        """
+        session = self._sessions.get(member)
+        if session is None:
+            self._drop(member, "stranger", "it is no member of this cluster")
+            return
+        try:
+            envelope = frames.decode(frame)
+        except frames.FrameError as error:
+            self._drop(member, "unreadable", str(error))
+            return
+        if (envelope.cluster, envelope.member) != (self._cluster, member):
+            self._drop(member, "impostor", f"its frame names {envelope.member!r}")
+            return
+        self._accept(member, session, envelope)
+
+    def _accept(self, member: str, session: Session, envelope: frames.Envelope) -> None:
+        message = envelope.message
+        if isinstance(message, frames.Hello):
+            self._greet(member, session, envelope.epoch, message)
+        elif isinstance(message, frames.Refusal):
+            raise MemberRefused(f"Member {member} refuses this member: {message.reason}")
+        elif envelope.epoch != session.peer_epoch or not session.open:
+            self.dropped["epoch"] = self.dropped.get("epoch", 0) + 1
+        elif isinstance(message, frames.Application):
+            self._events.application(member, message.payload)
+        else:
+            self._events.message(member, envelope.term, message)
+
+    def _drop(self, member: str, kind: str, reason: str) -> None:
+        self.dropped[kind] = self.dropped.get(kind, 0) + 1
+        logger.warning("The connection of %s is closed: %s.", member, reason)
+        self._network.close(member, reason)
+
+    # --- Sessions ---------------------------------------------------------------------
+
+    def _greet(self, member: str, session: Session, epoch: int, hello: frames.Hello) -> None:
+        if epoch <= session.peer_epoch_max and hello.disk_id == self._disks.get(member):
+            self.dropped["epoch"] = self.dropped.get("epoch", 0) + 1
+            return
+        known = self._disks.get(member)
+        if known is None:
+            self._log.note_disk(member, hello.disk_id)
+            self._disks[member] = hello.disk_id
+            session.admitted_at = self._log.sequence
+        elif known != hello.disk_id:
+            self._refuse(member)
+            return
+        self._close(member, session)
+        session.peer_epoch = session.peer_epoch_max = epoch
+        self._maybe_open(member, session)
+
+    def _refuse(self, member: str) -> None:
+        reason = (
+            f"the disk of member {member} is not the one this cluster knows it by, so what it "
+            "promised before is lost. Remove it from the cluster and add it back under its new "
+            "disk, or put the old disk back."
+        )
+        self._send(member, self._envelope(member, frames.Refusal(reason), 0))
+        logger.error("Member %s is refused: %s", member, reason)
+
+    def _maybe_open(self, member: str, session: Session) -> None:
+        ready = session.epoch and session.peer_epoch is not None and not session.open
+        if ready and self._log.durable_sequence >= session.admitted_at:
+            session.open = True
+            self._events.opened(member)
+
+    def _close(self, member: str, session: Session) -> None:
+        if session.open:
+            session.open = False
+            self._held = [held for held in self._held if held[1] != member]
+            self._events.closed(member)
+
+    # --- The barrier ------------------------------------------------------------------
+
+    def post(self, member: str, message: frames.Message, term: int, sequence: int) -> None:
+        """Send a message once the change with this number is durable; it may get lost."""
+        if not self._sessions[member].open:
+            return
+        envelope = self._envelope(member, message, term)
+        if sequence <= self._log.durable_sequence:
+            self._send(member, envelope)
+        elif len(self._held) < HELD_MESSAGES_MAX:
+            self._held.append((sequence, member, envelope))
+        else:
+            self.dropped["held"] = self.dropped.get("held", 0) + 1
+
+    def release(self) -> None:
+        """Send what the last journal transaction has made true."""
+        durable = self._log.durable_sequence
+        ready = [held for held in self._held if held[0] <= durable]
+        if ready:
+            self._held = [held for held in self._held if held[0] > durable]
+        for _, member, envelope in ready:
+            self._send(member, envelope)
+        for member, session in self._sessions.items():
+            self._maybe_open(member, session)
+
+    def send_application(self, member: str, payload: bytes) -> bool:
+        """Send a message of the layer above past the barrier; False if there is no session."""
+        session = self._sessions.get(member)
+        if session is None or not session.open:
+            return False
+        return self._send(member, self._envelope(member, frames.Application(payload), 0))
+
+    def _envelope(self, member: str, message: frames.Message, term: int) -> frames.Envelope:
+        epoch = self._sessions[member].epoch
+        return frames.Envelope(
+            frames.WIRE_VERSION, self._cluster, self._member, epoch, term, message
+        )
+
+    def _send(self, member: str, envelope: frames.Envelope) -> bool:
+        return self._network.send(member, frames.encode(envelope))

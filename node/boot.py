@@ -1,0 +1,137 @@
+"""From a configuration to a running member, and back to nothing.
+
+The order matters. The data directory is locked first, so that no second process can work
+on it. Then the runner is started, before any state makes this process large; it begins
+only when everything that an earlier runner of this directory had launched is dead. Then
+come the disks, the network, the duties, and the API last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from api.server import Api
+from consensus.peers import PeerNetwork
+from consensus.raft_types import RaftSettings
+from node.node import Node
+from node.runner_client import RunnerClient
+from node.settings import NodeSettings
+from node.spool import Spool
+from storage.clock import Environment, SystemEnvironment
+from storage.journal import LmdbJournal
+from storage.lmdb_store import LmdbStore
+
+logger = logging.getLogger(__name__)
+
+EXIT_FATAL = 70
+FAREWELL_S_MAX = 30.0
+
+
+class DirectoryInUse(Exception):
+    """Another process works on this data directory."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Boot:
+    """Everything a member is started from."""
+
+    settings: NodeSettings
+    raft: RaftSettings
+    data_dir: Path
+    http_host: str
+    http_port: int
+    network: PeerNetwork
+
+
+@contextlib.contextmanager
+def locked(data_dir: Path) -> Iterator[None]:
+    """Hold the data directory, or say who cannot have it."""
+    data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(data_dir / "node.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise DirectoryInUse(
+            f"{data_dir} is in use by another process; stop that one, or give this member a"
+            " directory of its own."
+        ) from None
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+async def run_member(boot: Boot) -> int:
+    """Run a member until it is asked to stop or must; return the exit status."""
+    environment = SystemEnvironment()
+    loop = asyncio.get_running_loop()
+    asked: asyncio.Future[None] = loop.create_future()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, _ask, asked)
+    died: asyncio.Future[BaseException] = loop.create_future()
+    runner = RunnerClient(environment, on_death=lambda error: _tell(died, error))
+    await runner.start(boot.data_dir)
+    try:
+        return await _run(boot, environment, runner, asked, died)
+    finally:
+        await runner.stop()
+
+
+def _ask(asked: asyncio.Future[None]) -> None:
+    if not asked.done():
+        asked.set_result(None)
+
+
+def _tell(died: asyncio.Future[BaseException], error: BaseException) -> None:
+    if not died.done():
+        died.set_result(error)
+
+
+async def _run(
+    boot: Boot,
+    environment: Environment,
+    runner: RunnerClient,
+    asked: asyncio.Future[None],
+    died: asyncio.Future[BaseException],
+) -> int:
+    settings = boot.settings
+    node = Node(
+        settings,
+        environment=environment,
+        journal=LmdbJournal(
+            boot.data_dir / "journal",
+            cluster=settings.cluster,
+            member=settings.name,
+            environment=environment,
+        ),
+        network=boot.network,
+        store=LmdbStore(boot.data_dir / "state"),
+        spool=Spool(boot.data_dir / "spool"),
+        runner=runner,
+        raft_settings=boot.raft,
+    )
+    api = Api(node, host=boot.http_host, port=boot.http_port, registry=node.metrics.registry)
+    await node.start()
+    await api.start()
+    logger.info("Member %s serves http://%s:%d", settings.name, boot.http_host, boot.http_port)
+    await asyncio.wait((asked, died, node.fatal), return_when=asyncio.FIRST_COMPLETED)
+    if not asked.done():
+        error = (died if died.done() else node.fatal).result()
+        # What it holds in memory may not be true; the journal and its peers are.
+        logger.critical("This member must stop: %s", error, exc_info=error)
+        await runner.stop()
+        logging.shutdown()
+        os._exit(EXIT_FATAL)
+    await api.stop()
+    await asyncio.wait_for(node.stop(), timeout=FAREWELL_S_MAX)
+    logger.info("Member %s has stopped.", settings.name)
+    return 0

@@ -1,0 +1,1 @@
+"""What runs an attempt: one module a kind, registered by entry point."""

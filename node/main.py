@@ -1,0 +1,122 @@
+"""`cronclave node`: a configuration becomes a process."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import sys
+from importlib.metadata import version
+
+import uvloop
+
+from consensus.certificates import CertificateRefused
+from consensus.peers import PeerNetwork, PeerSecurity
+from consensus.raft_types import RaftSettings
+from node.boot import EXIT_FATAL, Boot, DirectoryInUse, locked, run_member
+from node.config_settings import Config
+from node.config_values import split_address
+from node.runner_client import RunnerError
+from node.settings import NodeSettings
+from storage.clock import SystemEnvironment
+from storage.invariant import InvariantViolated, invariant
+from storage.journal_format import DiskFailed, JournalDamaged, JournalMismatch
+
+logger = logging.getLogger(__name__)
+
+EXIT_REFUSED = 78  # the configuration cannot be used as it is (EX_CONFIG)
+
+
+def run_node(config: Config) -> int:
+    """Run the configured member until it is told to stop; return the exit status."""
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format=f"%(asctime)s {config.node.name} %(levelname)s %(name)s: %(message)s",
+    )
+    try:
+        with locked(config.node.data_dir):
+            return _run(config)
+    except (CertificateRefused, DirectoryInUse, JournalMismatch, JournalDamaged) as error:
+        logger.critical("This member cannot start: %s", error)
+        return EXIT_REFUSED
+    except (DiskFailed, RunnerError, OSError) as error:
+        logger.critical("This member must stop: %s", error)
+        return EXIT_FATAL
+    except InvariantViolated as error:
+        logger.critical("This member must stop, its state cannot be trusted: %s", error)
+        return EXIT_FATAL
+
+
+def _run(config: Config) -> int:
+    factory = uvloop.new_event_loop if config.node.loop == "uvloop" else asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(run_member(boot_of(config)))
+
+
+def boot_of(config: Config) -> Boot:
+    """Translate a configuration into what a member is started from."""
+    scheduler = config.scheduler
+    http_port = config.member.http_port or config.http.port
+    settings = NodeSettings(
+        name=config.node.name,
+        cluster=config.cluster.name,
+        voters=frozenset(member.name for member in config.cluster.members),
+        http_address=f"http://{config.http.host}:{http_port}",
+        version=version("cronclave"),
+        slots=config.node.slots,
+        labels=config.node.labels,
+        horizon_ms=scheduler.horizon_ms,
+        steal_after_ms=scheduler.steal_after_ms,
+        lease_ms=scheduler.lease_ms,
+        heartbeat_ms=scheduler.heartbeat_ms,
+        clock_skew_ms_max=scheduler.max_clock_skew_ms,
+        output_kept_ms=scheduler.output_retention_ms,
+    )
+    return Boot(
+        settings=settings,
+        raft=_raft_settings(config),
+        data_dir=config.node.data_dir,
+        http_host=config.http.host,
+        http_port=http_port,
+        network=_network(config),
+    )
+
+
+def _raft_settings(config: Config) -> RaftSettings:
+    raft = config.raft
+    return RaftSettings(
+        election_min_s=raft.election_min_ms / 1000,
+        election_max_s=raft.election_max_ms / 1000,
+        heartbeat_s=raft.heartbeat_ms / 1000,
+        tail_entries_max=raft.journal_tail_entries,
+        tail_bytes_max=raft.journal_tail_bytes,
+    )
+
+
+def _network(config: Config) -> PeerNetwork:
+    tls, settings = config.tls, _raft_settings(config)
+    security = None
+    if not tls.insecure_loopback:
+        invariant(
+            tls.ca is not None and tls.certificate is not None and tls.key is not None,
+            "A configuration without certificates was accepted.",
+        )
+        assert tls.ca is not None
+        assert tls.certificate is not None
+        assert tls.key is not None
+        security = PeerSecurity(ca=tls.ca, certificate=tls.certificate, key=tls.key)
+    addresses = {}
+    for member in config.cluster.members:
+        address = split_address(member.address)
+        invariant(address is not None, "A configuration with a bad address was accepted.")
+        assert address is not None
+        addresses[member.name] = address
+    return PeerNetwork(
+        member=config.node.name,
+        cluster=config.cluster.name,
+        addresses=addresses,
+        security=security,
+        environment=SystemEnvironment(),
+        frame_bytes_max=settings.frame_bytes_max,
+        send_queue_bytes_max=settings.send_queue_bytes_max,
+    )

@@ -1,0 +1,152 @@
+"""This member's copy of the state: entries in, effects out, changes to the disk.
+
+Committed entries are applied in the loop, a batch at a time, and what they set in motion
+is handed on afterwards. A thread of its own commits what has gathered, a few times a
+second: the journal is the promise, the state on disk only saves replaying it. If the disk
+falls behind, applying goes on in memory up to a bound, and then waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from consensus.context import Effects
+from consensus.machine import BatchResults, Machine
+from consensus.raft_types import Entry
+from storage.clock import Environment
+from storage.lmdb_store import LmdbStore
+
+logger = logging.getLogger(__name__)
+
+# A commit writes every page that changed: ten a second cost a tenth of a hundred.
+FLUSH_S = 0.1
+# So much may wait in memory for the disk; beyond it the flush is done in the loop, which
+# holds up the log and, through its bounds, those who write to it.
+PENDING_BYTES_MAX = 64 * 1_048_576
+
+
+@dataclass(slots=True)
+class Listeners:
+    """Whom the replica tells what, after a batch was applied."""
+
+    results: Callable[[list[BatchResults]], None]
+    effects: list[Callable[[Effects], None]] = field(default_factory=list)
+    applied: list[Callable[[int], None]] = field(default_factory=list)
+    flushed: Callable[[int], None] = lambda index: None
+
+
+class Replica:
+    """Applies entries to the store, and keeps the store's disk current."""
+
+    def __init__(
+        self,
+        store: LmdbStore,
+        environment: Environment,
+        listeners: Listeners,
+        on_fatal: Callable[[BaseException], None],
+        writer: Executor | None = None,
+    ) -> None:
+        self.store = store
+        self.machine = Machine(store)
+        self._environment = environment
+        self.listeners = listeners
+        self._on_fatal = on_fatal
+        self._writer = writer or ThreadPoolExecutor(1, thread_name_prefix="state")
+        self._flush_timer: asyncio.TimerHandle | None = None
+        self._flush: asyncio.Task[None] | None = None
+        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self.flush_seconds_last = 0.0
+
+    @property
+    def applied_index(self) -> int:
+        return self.machine.applied_index
+
+    def apply(self, entries: Sequence[Entry]) -> None:
+        """Apply newly committed entries, in order; the Raft layer calls this."""
+        effects = Effects()
+        results: list[BatchResults] = []
+        for entry in entries:
+            results += self.machine.apply(entry.index, entry.term, entry.command, effects)
+        self.machine.finish()
+        self.listeners.results(results)
+        for tell in self.listeners.effects:
+            tell(effects)
+        for tell_index in self.listeners.applied:
+            tell_index(self.machine.applied_index)
+        self._release_waiters()
+        self._schedule_flush()
+
+    # --- Waiting -----------------------------------------------------------------------
+
+    async def wait_applied(self, index: int, *, timeout_s: float) -> bool:
+        """Wait until an index is applied here; return whether it is."""
+        if index <= self.machine.applied_index:
+            return True
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append((index, future))
+        done, _ = await asyncio.wait({future}, timeout=timeout_s)
+        if not done:
+            self._waiters.remove((index, future))
+        return bool(done)
+
+    def _release_waiters(self) -> None:
+        if not self._waiters:
+            return
+        applied_index = self.machine.applied_index
+        for index, future in self._waiters:
+            if index <= applied_index and not future.done():
+                future.set_result(None)
+        self._waiters = [waiter for waiter in self._waiters if waiter[0] > applied_index]
+
+    # --- To the disk -------------------------------------------------------------------
+
+    def _schedule_flush(self) -> None:
+        if self.store.pending_bytes > PENDING_BYTES_MAX and not self.store.flushing:
+            self._start_flush()
+        elif self._flush_timer is None and self._flush is None:
+            loop = asyncio.get_running_loop()
+            self._flush_timer = loop.call_later(FLUSH_S, self._start_flush)
+
+    def _start_flush(self) -> None:
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+            self._flush_timer = None
+        if self._flush is None and self.store.begin_flush():
+            index = self.machine.applied_index
+            self._flush = asyncio.get_running_loop().create_task(self._commit(index))
+
+    async def _commit(self, index: int) -> None:
+        began_s = self._environment.monotonic_s()
+        try:
+            await asyncio.get_running_loop().run_in_executor(self._writer, self.store.commit)
+            self.store.end_flush()
+        except Exception as error:
+            self._on_fatal(error)
+            return
+        self.flush_seconds_last = self._environment.monotonic_s() - began_s
+        self._flush = None
+        self.listeners.flushed(index)
+        if self.store.pending_bytes:
+            self._schedule_flush()
+
+    async def stop(self) -> None:
+        """Commit what is left and close the store."""
+        if self._flush_timer is not None:
+            self._flush_timer.cancel()
+        if self._flush is not None:
+            await self._flush
+        await asyncio.get_running_loop().run_in_executor(self._writer, self._flush_rest)
+        if isinstance(self._writer, ThreadPoolExecutor):
+            self._writer.shutdown()
+        self.store.close()
+
+    def _flush_rest(self) -> None:
+        # In the writer's thread, because write transactions belong to it; nothing reads
+        # or applies any more.
+        if self.store.begin_flush():
+            self.store.commit()
+            self.store.end_flush()

@@ -1,0 +1,47 @@
+"""Dropping what is older than its retention: output, remembered answers, old sessions."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from consensus.commands import Clean, Remaining
+from consensus.errors import ConsensusError
+from node.services.service import Door
+
+PERIOD_S = 60.0
+STEP_S = 0.05
+SESSION_KEPT_MS = 86_400_000
+PROPOSAL_S = 5.0
+
+
+class Cleaner:
+    """Works on the leader only, in small steps with pauses between them."""
+
+    def __init__(
+        self,
+        door: Door,
+        output_kept_ms: int,
+        clock_ms: Callable[[], int],
+        leads: Callable[[], bool],
+    ) -> None:
+        self._door = door
+        self._output_kept_ms = output_kept_ms
+        self._clock_ms = clock_ms
+        self._leads = leads
+
+    async def run(self) -> None:
+        while True:
+            more = self._leads() and await self.run_once()
+            # Where there is more, most of the time still belongs to others.
+            await asyncio.sleep(STEP_S if more else PERIOD_S)
+
+    async def run_once(self) -> bool:
+        """Drop one bounded amount; return whether there is more."""
+        now_ms = self._clock_ms()
+        command = Clean(now_ms - self._output_kept_ms, now_ms - SESSION_KEPT_MS)
+        try:
+            (result,) = await self._door.propose((command,), timeout_s=PROPOSAL_S)
+        except ConsensusError:
+            return False
+        return isinstance(result, Remaining) and result.more

@@ -1,0 +1,75 @@
+"""Keeping this member's lease, and beginning a new life when it was lost.
+
+A heartbeat is an entry of the log. It renews the lease in the cluster's eyes when it is
+applied; in this member's eyes the lease runs from the moment the heartbeat was sent. If
+the cluster has given the incarnation up, its runs belong to others by now: whatever is
+still held here is stopped before a new incarnation is announced.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+
+from consensus.commands import Heartbeat, Refused, Renewed
+from consensus.errors import ConsensusError
+from consensus.timekeeper import Timekeeper
+from node.lease import Lease
+from node.services.service import Door
+from storage.clock import Environment
+
+logger = logging.getLogger(__name__)
+
+
+class HeartbeatService:
+    """Renews the lease every `period_ms`; `make` builds the heartbeat of this moment."""
+
+    def __init__(
+        self,
+        door: Door,
+        lease: Lease,
+        timekeeper: Timekeeper,
+        environment: Environment,
+        period_ms: int,
+        make: Callable[[], Heartbeat],
+        on_renewed: Callable[[], None],
+        on_given_up: Callable[[], None],
+        tell_time: Callable[[int], None],
+    ) -> None:
+        self._door = door
+        self._lease = lease
+        self._timekeeper = timekeeper
+        self._environment = environment
+        self._period_s = period_ms / 1000
+        self._make = make
+        self._on_renewed = on_renewed
+        self._on_given_up = on_given_up
+        self._tell_time = tell_time
+
+    async def run(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            next_s = loop.time() + self._period_s
+            self._timekeeper.check()
+            self._tell_time(self._timekeeper.now_ms())
+            await self.run_once()
+            await asyncio.sleep(max(0.0, next_s - loop.time()))
+
+    async def run_once(self) -> None:
+        """Send one heartbeat and take its answer."""
+        sent_s = self._environment.monotonic_s()
+        try:
+            (result,) = await self._door.propose(
+                (self._make(),), timeout_s=self._lease.lease_ms / 1000
+            )
+        except ConsensusError as error:
+            logger.warning("The lease could not be renewed: %s", error)
+            return
+        if isinstance(result, Renewed):
+            self._lease.renewed(sent_s)
+            self._on_renewed()
+        elif isinstance(result, Refused) and result.code == "lease_expired":
+            logger.warning("The cluster has given this member's lease up; it begins anew.")
+            self._lease.revoke()
+            self._on_given_up()

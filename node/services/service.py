@@ -1,0 +1,73 @@
+"""What all services share: a task that runs until it is stopped, and is loud when it dies."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from consensus.commands import Command, Result
+from consensus.errors import ConsensusError
+
+logger = logging.getLogger(__name__)
+
+RETRY_S = 0.2
+
+
+class Service(Protocol):
+    """One duty of a member."""
+
+    async def run(self) -> None:
+        """Do the duty until cancelled; returning or raising stops the member."""
+        ...
+
+
+class Door(Protocol):
+    """What services need of the replicated log."""
+
+    async def propose(
+        self, commands: Sequence[Command], *, timeout_s: float
+    ) -> tuple[Result, ...]: ...
+
+
+async def insist(door: Door, command: Command, *, timeout_s: float) -> Result:
+    """Propose a command again and again until the cluster has decided on it.
+
+    For commands that the state machine can see twice without harm: it checks a fence, a
+    lease or an age, not a count.
+    """
+    while True:
+        try:
+            return (await door.propose((command,), timeout_s=timeout_s))[0]
+        except ConsensusError as error:
+            logger.debug("%s waits for the cluster: %s", type(command).__name__, error)
+            await asyncio.sleep(RETRY_S)
+
+
+class Services:
+    """Starts services together; if one dies, the member stops. Start and stop once."""
+
+    def __init__(self, services: Sequence[Service], on_fatal: Callable[[BaseException], None]):
+        self._services = services
+        self._on_fatal = on_fatal
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        for service in self._services:
+            task = asyncio.get_running_loop().create_task(
+                service.run(), name=type(service).__name__
+            )
+            task.add_done_callback(self._died)
+            self._tasks.append(task)
+
+    async def stop(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    def _died(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled():
+            error = task.exception() or RuntimeError(f"{task.get_name()} ended by itself.")
+            self._on_fatal(error)

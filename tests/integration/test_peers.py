@@ -1,0 +1,191 @@
+"""Members connect over real sockets: proven names, whole frames, bounded queues."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from consensus import certificates
+from consensus.certificates import CertificateRefused, create_authority, issue_member
+from consensus.peers import PeerNetwork, PeerSecurity
+from storage.clock import SystemEnvironment
+
+
+class Ear:
+    """Remembers what a network says."""
+
+    def __init__(self) -> None:
+        self.up: set[str] = set()
+        self.frames: list[tuple[str, bytes]] = []
+        self.connections = 0
+
+    def connected(self, member: str) -> None:
+        self.up.add(member)
+        self.connections += 1
+
+    def disconnected(self, member: str) -> None:
+        self.up.discard(member)
+
+    def received(self, member: str, frame: bytes) -> None:
+        self.frames.append((member, frame))
+
+
+def free_ports(count: int) -> list[int]:
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+async def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
+    async with asyncio.timeout(timeout_s):
+        while not condition():  # noqa: ASYNC110 - sockets have no event to wait for
+            await asyncio.sleep(0.005)
+
+
+def security(directory: Path) -> PeerSecurity:
+    return PeerSecurity(
+        ca=directory / certificates.CA_CERTIFICATE,
+        certificate=directory / certificates.MEMBER_CERTIFICATE,
+        key=directory / certificates.MEMBER_KEY,
+    )
+
+
+def issued(directory: Path, cluster: str, *members: str) -> dict[str, PeerSecurity]:
+    """Make a cluster's authority and a certificate for each member."""
+    now_ms = SystemEnvironment().wall_ms()
+    authority = directory / f"ca-{cluster}"
+    create_authority(authority, cluster, now_ms=now_ms)
+    for member in members:
+        issue_member(
+            authority, directory / cluster / member, cluster, member, ["127.0.0.1"], now_ms=now_ms
+        )
+    return {member: security(directory / cluster / member) for member in members}
+
+
+def network(
+    member: str, ports: dict[str, int], files: PeerSecurity | None, queue_bytes: int = 1 << 20
+) -> PeerNetwork:
+    return PeerNetwork(
+        member=member,
+        cluster="test",
+        addresses={name: ("127.0.0.1", port) for name, port in ports.items()},
+        security=files,
+        environment=SystemEnvironment(),
+        frame_bytes_max=1 << 20,
+        send_queue_bytes_max=queue_bytes,
+    )
+
+
+@asynccontextmanager
+async def running(*networks: PeerNetwork) -> AsyncIterator[list[Ear]]:
+    ears = [Ear() for _ in networks]
+    for each, ear in zip(networks, ears, strict=True):
+        await each.start(ear)
+    try:
+        yield ears
+    finally:
+        for each in networks:
+            await each.stop()
+
+
+@pytest.mark.parametrize("secured", [False, True], ids=["plain", "tls"])
+async def test_frames_arrive_whole_and_in_order(tmp_path: Path, secured: bool) -> None:
+    """What one member sends, the other receives, in both directions."""
+    ports = dict(zip(("n1", "n2"), free_ports(2), strict=True))
+    files = issued(tmp_path, "test", "n1", "n2") if secured else {}
+    one, two = (network(name, ports, files.get(name)) for name in ports)
+    async with running(one, two) as (ear_one, ear_two):
+        await until(lambda: "n2" in ear_one.up and "n1" in ear_two.up)
+        frames = [bytes([number % 251]) * (number * 37 % 70_000) for number in range(100)]
+        for frame in frames:
+            assert one.send("n2", frame)
+            await asyncio.sleep(0)
+        assert two.send("n1", b"answer")
+        await until(lambda: len(ear_two.frames) == len(frames) and bool(ear_one.frames))
+        assert [frame for _, frame in ear_two.frames] == frames
+        assert ear_one.frames == [("n2", b"answer")]
+
+
+async def test_a_certificate_of_another_cluster_or_member_opens_nothing(tmp_path: Path) -> None:
+    """Names are proven, not claimed."""
+    ports = dict(zip(("n1", "n2"), free_ports(2), strict=True))
+    ours = issued(tmp_path, "test", "n1", "n2", "n3")
+    theirs = issued(tmp_path, "other", "n1")
+    for files in (ours["n3"], theirs["n1"]):
+        two = network("n2", ports, ours["n2"])
+        impostor = network("n1", ports, files)
+        async with running(two, impostor) as (ear, _):
+            refused = asyncio.get_running_loop().time() + 0.5
+            while asyncio.get_running_loop().time() < refused:
+                assert not ear.up
+                await asyncio.sleep(0.02)
+
+
+async def test_a_stranger_is_closed_before_a_frame_is_read(tmp_path: Path) -> None:
+    """Junk, a greeting that is too long, and a wrong cluster end the connection."""
+    del tmp_path
+    ports = dict(zip(("n1", "n2"), free_ports(2), strict=True))
+    two = network("n2", ports, None)
+    async with running(two) as (ear,):
+        for junk in (b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 64, b"\x00\x00\x00\x03abc"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", ports["n2"])
+            writer.write(junk)
+            try:
+                async with asyncio.timeout(5):
+                    while await reader.read(4096):
+                        pass
+            except ConnectionResetError:
+                pass
+            writer.close()
+        assert ear.connections == 0
+
+
+async def test_a_peer_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
+    """A full queue closes the connection instead of growing, and it is made anew."""
+    del tmp_path
+    ports = dict(zip(("n1", "n2"), free_ports(2), strict=True))
+    one, two = network("n1", ports, None, queue_bytes=100_000), network("n2", ports, None)
+    async with running(one, two) as (ear, _):
+        await until(lambda: "n2" in ear.up)
+        # Nothing is read while the loop does not turn, so the socket fills up.
+        assert any(not one.send("n2", bytes(50_000)) for _ in range(1_000))
+        await until(lambda: ear.connections == 2 and "n2" in ear.up)
+
+
+async def test_a_member_that_returns_is_reached_again(tmp_path: Path) -> None:
+    """The dialling side tries until the other is there."""
+    del tmp_path
+    ports = dict(zip(("n1", "n2"), free_ports(2), strict=True))
+    one = network("n1", ports, None)
+    async with running(one) as (ear,):
+        for _ in range(2):
+            two = network("n2", ports, None)
+            await two.start(Ear())
+            await until(lambda: "n2" in ear.up)
+            await two.stop()
+            await until(lambda: "n2" not in ear.up)
+
+
+def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    """Nobody knows who has such a key."""
+    files = issued(tmp_path, "test", "n1")["n1"]
+    assert files.key.stat().st_mode & 0o777 == 0o600
+    files.key.chmod(0o644)
+    with pytest.raises(CertificateRefused, match="chmod 600"):
+        certificates.load_context(files.ca, files.certificate, files.key, server=True)
+
+
+def test_a_second_authority_is_refused(tmp_path: Path) -> None:
+    """An authority is made once; another would split the cluster."""
+    create_authority(tmp_path, "test", now_ms=0)
+    with pytest.raises(CertificateRefused):
+        create_authority(tmp_path, "test", now_ms=0)

@@ -1,0 +1,166 @@
+"""Getting commands into the log: batching, forwarding, repetition, and giving up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+import pytest
+
+from consensus.commands import (
+    Batch,
+    CancelRun,
+    Clean,
+    Remaining,
+    decode_batch,
+    decode_entry,
+    encode_batch,
+)
+from consensus.errors import CommandTooLarge, NoQuorum, OutcomeUnknown, Overloaded
+from consensus.proposer import LEADERLESS_S_MAX, RESEND_S, Proposer
+from storage.limits import BATCH_BYTES_MAX, COMMANDS_WAITING_MAX
+from tests.support.clocks import ManualEnvironment
+
+SESSION = b"session".ljust(16)
+
+
+class Wire:
+    """A Raft layer that only remembers what it was given."""
+
+    def __init__(self, leader: str | None, member: str = "n1") -> None:
+        self.leader = leader
+        self.member = member
+        self.term = 1
+        self.entries: list[bytes] = []
+        self.sent: list[tuple[str, bytes]] = []
+        self.in_flight_entries = 0
+
+    @property
+    def is_leader(self) -> bool:
+        return self.leader == self.member
+
+    def propose(self, command: bytes) -> int:
+        self.entries.append(command)
+        self.in_flight_entries += 1
+        return len(self.entries)
+
+    def send(self, member: str, payload: bytes) -> bool:
+        self.sent.append((member, payload))
+        return True
+
+
+def proposer(wire: Wire) -> tuple[Proposer, ManualEnvironment]:
+    environment = ManualEnvironment()
+    made = Proposer(
+        session=SESSION,
+        environment=environment,
+        clock_ms=environment.wall_ms,
+        message_kind=b"b",
+    )
+    made.attach(wire)
+    made.progress()
+    return made, environment
+
+
+async def settled(condition: Callable[[], bool]) -> None:
+    """Let the loop turn until a condition holds."""
+    async with asyncio.timeout(5):
+        while not condition():  # noqa: ASYNC110 - each pass is one turn of the loop
+            await asyncio.sleep(0)
+
+
+def batches(wire: Wire) -> list[Batch]:
+    return [batch for entry in wire.entries for batch in decode_entry(entry).batches]
+
+
+async def test_what_waits_together_travels_together() -> None:
+    """Commands of one turn of the loop become one batch, and one entry."""
+    wire = Wire("n1")
+    door, _ = proposer(wire)
+    tasks = [asyncio.create_task(door.propose((Clean(i, i),), timeout_s=5)) for i in range(10)]
+    await settled(lambda: bool(wire.entries))
+    (batch,) = batches(wire)
+    assert len(batch.commands) == 10
+    results = tuple(Remaining(i, more=False) for i in range(10))
+    door.applied(SESSION, batch.sequence, results)
+    assert [(await task)[0] for task in tasks] == list(results)
+
+
+async def test_a_follower_sends_its_batch_to_the_leader_and_to_the_next_one() -> None:
+    """When the leader changes, the same batch goes to the new one, under its number."""
+    wire = Wire("n2")
+    door, _ = proposer(wire)
+    task = asyncio.create_task(door.propose((Clean(1, 1),), timeout_s=5))
+    await settled(lambda: len(wire.sent) == 1)
+    wire.leader, wire.term = "n3", 2
+    door.progress()
+    await settled(lambda: len(wire.sent) == 2)
+    (first, payload), (second, repeated) = wire.sent
+    assert (first, second) == ("n2", "n3")
+    assert payload == repeated
+    door.applied(SESSION, decode_batch(payload[1:]).sequence, (Remaining(0, more=False),))
+    assert await task == (Remaining(0, more=False),)
+
+
+async def test_a_silent_leader_is_asked_again() -> None:
+    """Without a result the batch is repeated; the state machine applies it once."""
+    wire = Wire("n2")
+    door, environment = proposer(wire)
+    task = asyncio.create_task(door.propose((Clean(1, 1),), timeout_s=5))
+    await settled(lambda: len(wire.sent) == 1)
+    environment.advance(RESEND_S + 0.01)
+    door.progress()
+    await settled(lambda: len(wire.sent) == 2)
+    task.cancel()
+
+
+async def test_without_a_leader_nothing_was_applied() -> None:
+    """A command that nobody took is answered as such, and is not sent later."""
+    wire = Wire(None)
+    door, environment = proposer(wire)
+    with pytest.raises(NoQuorum):
+        await door.propose((Clean(1, 1),), timeout_s=0.01)
+    environment.advance(LEADERLESS_S_MAX + 0.1)
+    with pytest.raises(NoQuorum):
+        await door.propose((Clean(1, 1),), timeout_s=60)
+
+
+async def test_what_was_sent_and_not_decided_is_unknown() -> None:
+    """A command that is on its way may be applied yet: the answer says so."""
+    door, _ = proposer(Wire("n2"))
+    with pytest.raises(OutcomeUnknown):
+        await door.propose((Clean(1, 1),), timeout_s=0.01)
+
+
+async def test_the_leader_packs_what_others_send_and_refuses_junk() -> None:
+    """Bytes that are no batch never reach the log, where they would stop every member."""
+    wire = Wire("n1")
+    door, _ = proposer(wire)
+    door.receive(b"\xc1junk")
+    other = Batch(b"other".ljust(16), 1, 1, 1, (Clean(1, 1),))
+    door.receive(encode_batch(other))
+    await settled(lambda: bool(wire.entries))
+    assert batches(wire) == [other]
+
+
+async def test_bounds_are_answered_at_once() -> None:
+    """A command that is too large, and one too many, change nothing."""
+    wire = Wire(None)
+    door, _ = proposer(wire)
+    with pytest.raises(Overloaded):
+        await door.propose([Clean(1, 1)] * (COMMANDS_WAITING_MAX + 1), timeout_s=1)
+    with pytest.raises(CommandTooLarge):
+        await door.propose((CancelRun(b"run", "x" * BATCH_BYTES_MAX),), timeout_s=1)
+
+
+async def test_closing_releases_everybody() -> None:
+    """Whoever waits when a member stops is told, and nobody is let in any more."""
+    wire = Wire("n2")
+    door, _ = proposer(wire)
+    task = asyncio.create_task(door.propose((Clean(1, 1),), timeout_s=60))
+    await settled(lambda: bool(wire.sent))
+    door.close(NoQuorum("stop"))
+    with pytest.raises(OutcomeUnknown):
+        await task
+    with pytest.raises(NoQuorum):
+        await door.propose((Clean(1, 1),), timeout_s=1)

@@ -1,0 +1,66 @@
+"""A member's time of day: carried forward, compared, and doubted."""
+
+from __future__ import annotations
+
+from consensus.timekeeper import Timekeeper
+from tests.support.clocks import ManualEnvironment
+
+
+def keeper() -> tuple[ManualEnvironment, Timekeeper]:
+    environment = ManualEnvironment()
+    return environment, Timekeeper(environment, 500)
+
+
+def test_a_slow_adjustment_is_followed() -> None:
+    """What a time daemon slews is taken over at the next check."""
+    environment, time = keeper()
+    environment.advance(1)
+    environment.jump(-100)
+    time.check()
+    assert time.now_ms() == environment.wall_ms()
+    assert not time.suspect
+
+
+def test_a_jump_is_not_believed_while_the_others_disagree() -> None:
+    """A clock that is set forward launches nothing early: the member claims nothing."""
+    environment, time = keeper()
+    before_ms = time.now_ms()
+    for member in ("n2", "n3"):
+        time.heard(member, before_ms)
+    environment.jump(3_600_000)
+    time.check()
+    assert time.suspect
+    assert time.now_ms() == before_ms
+
+
+def test_a_jump_back_to_the_others_ends_the_doubt() -> None:
+    """A clock that is repaired agrees with the other members, and is followed."""
+    environment, time = keeper()
+    there_ms = time.now_ms() + 60_000
+    for member in ("n2", "n3"):
+        time.heard(member, there_ms)
+    assert time.suspect
+    environment.jump(60_000)
+    time.check()
+    assert time.now_ms() == there_ms
+    assert not time.suspect
+
+
+def test_alone_a_jump_is_believed_after_a_while() -> None:
+    """Where nobody can be asked, the clock is right if it stays where it is."""
+    environment, time = keeper()
+    environment.jump(60_000)
+    time.check()
+    assert time.suspect
+    environment.advance(6)
+    time.check()
+    assert not time.suspect
+    assert time.now_ms() == environment.wall_ms()
+
+
+def test_one_wrong_member_does_not_make_the_others_doubt() -> None:
+    """The median decides: two of three agree."""
+    _, time = keeper()
+    time.heard("n2", time.now_ms() + 5)
+    time.heard("n3", time.now_ms() + 3_600_000)
+    assert not time.suspect
