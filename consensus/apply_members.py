@@ -1,14 +1,11 @@
-"""Applying what keeps the cluster in order: heartbeats, claims, expiry and cleaning."""
+"""Applying what keeps the cluster in order: heartbeats, reports, expiry and cleaning."""
 
 from __future__ import annotations
 
-from consensus import apply_jobs, apply_runs
+from consensus import apply_runs
 from consensus.commands import (
-    Claim,
-    Claimed,
-    ClaimOccurrence,
+    BATCH_PATIENCE_MS,
     Clean,
-    Cursor,
     Ended,
     Expire,
     Heartbeat,
@@ -17,16 +14,14 @@ from consensus.commands import (
     Renewed,
     Report,
     Reported,
-    SkippedRange,
 )
 from consensus.context import Context, replace
 from storage import keys, models
-from storage.limits import (
-    CLAIM_AHEAD_MS_MAX,
-    CLEAN_ITEMS_MAX,
-    EXPIRE_RUNS_MAX,
-)
-from storage.models import Incarnation, JobState, Member, Run
+from storage.limits import CLEAN_ITEMS_MAX, EXPIRE_RUNS_MAX
+from storage.models import Incarnation, Member
+
+# Far longer than a batch is proposed again.
+SESSION_KEPT_MS_MIN = 20 * BATCH_PATIENCE_MS
 
 
 def heartbeat(context: Context, command: Heartbeat) -> Renewed | Refused:
@@ -112,91 +107,6 @@ def expire(context: Context, command: Expire) -> Remaining | Refused:
     return Remaining(len(rows), more)
 
 
-def claim(context: Context, command: Claim) -> Claimed | Refused:
-    """Decide what a member wants to launch, item by item."""
-    lease = _incarnation(context, command.incarnation)
-    if lease is None or lease.expired or lease.lease_until_ms < context.clock_ms:
-        return Refused("lease_expired", "Only a member with a valid lease may claim.")
-    refusals = []
-    for item in command.items:
-        if isinstance(item, ClaimOccurrence):
-            refusal = _claim_occurrence(context, item, command.incarnation, lease.member)
-        else:
-            refusal = apply_runs.claim_queued(
-                context, item.run, item.start_ms, command.incarnation, lease.member
-            )
-        refusals.append(refusal)
-    return Claimed(tuple(refusals))
-
-
-def _claim_occurrence(
-    context: Context, item: ClaimOccurrence, incarnation: bytes, member: str
-) -> str | None:
-    state = context.job_state(item.job)
-    if state is None or state.status != "scheduled":
-        return "stale"
-    if state.revision != item.revision or state.due_ms != item.due_ms:
-        return "stale"
-    if item.launch is not None and item.launch.start_ms > context.clock_ms + CLAIM_AHEAD_MS_MAX:
-        return "too_early"
-    apply_jobs.clear_cursor(context, item.job, state)
-    apply_jobs.record_skipped(context, item.job, item.skipped)
-    if item.launch is not None:
-        state = _launch(context, item.job, item.launch, state, incarnation, member)
-    context.put_job_state(item.job, _move_on(context, item, state))
-    return None
-
-
-def _launch(
-    context: Context,
-    job: bytes,
-    launch: Cursor,
-    state: JobState,
-    incarnation: bytes,
-    member: str,
-) -> JobState:
-    """Write a run for the occurrence or, where there is no room for it, the reason."""
-    key = keys.run_key(job, launch.due_ms)
-    if context.outcome(key) is not None:
-        # Decided already, under an earlier edition of the schedule.
-        return state
-    run = Run(
-        "queued",
-        state.revision,
-        "schedule",
-        launch.due_ms,
-        launch.start_ms,
-        context.clock_ms,
-        state.policy.priority,
-        keys.band_of(state.policy.priority, selective=state.policy.selective),
-    )
-    admitted = apply_runs.admit(context, key, run, state)
-    if admitted is None:
-        reason: models.SkipReason = (
-            "limit" if state.policy.overlap == "allow" else "skipped_overlap"
-        )
-        span = SkippedRange(reason, launch.due_ms, launch.due_ms, 1)
-        apply_runs.record_skip(context, job, span)
-        return state
-    state, run = admitted
-    if run.state == "queued":
-        return apply_runs.grant(context, key, run, state, incarnation, member)
-    context.put_outcome(key, run)
-    return state
-
-
-def _move_on(context: Context, item: ClaimOccurrence, state: JobState) -> JobState:
-    """Set the cursor to the following occurrence, or finish the job."""
-    policy = state.policy
-    spent = policy.runs_max is not None and state.launches_total >= policy.runs_max
-    if item.following is not None and not spent:
-        return apply_jobs.set_cursor(context, item.job, state, item.following)
-    state = replace(state, due_ms=None, start_ms=None)
-    if policy.delay_ms is None or spent:
-        return replace(state, status="finished")
-    return apply_runs.follow_delay(context, item.job, state, context.clock_ms)
-
-
 def report(context: Context, command: Report) -> Reported:
     """Record starts and ends of attempts; a stale fence changes nothing."""
     return Reported(
@@ -211,10 +121,12 @@ def report(context: Context, command: Report) -> Reported:
 
 def clean(context: Context, command: Clean) -> Remaining:
     """Drop what is older than its retention, a bounded amount at a time."""
-    handled = _clean_output(context, command.output_before_ms)
-    handled += _clean_answers(context)
-    handled += _clean_sessions(context, command.session_before_ms)
-    return Remaining(handled, more=handled >= CLEAN_ITEMS_MAX)
+    handled = (
+        _clean_output(context, command.output_before_ms),
+        _clean_answers(context),
+        _clean_sessions(context, command.session_before_ms),
+    )
+    return Remaining(sum(handled), more=max(handled) >= CLEAN_ITEMS_MAX)
 
 
 def _clean_output(context: Context, before_ms: int) -> int:
@@ -222,11 +134,8 @@ def _clean_output(context: Context, before_ms: int) -> int:
     rows = context.store.scan(keys.OUTPUT_AGE, stop, CLEAN_ITEMS_MAX)
     for key, _ in rows:
         prefix = keys.OUTPUT + keys.age_of(key)[1]
-        # A run's output is bounded, but may be more than one page of it.
-        chunks = context.store.scan(prefix, keys.after(prefix), CLEAN_ITEMS_MAX)
-        for chunk, _ in chunks:
-            context.store.delete(chunk)
-        if len(chunks) < CLEAN_ITEMS_MAX:
+        # What one attempt may have written is bounded, but may be more than one page.
+        if _drop(context, prefix) < CLEAN_ITEMS_MAX:
             context.store.delete(key)
     return len(rows)
 
@@ -235,22 +144,33 @@ def _clean_answers(context: Context) -> int:
     stop = keys.answer_age_key(context.clock_ms, b"")
     rows = context.store.scan(keys.ANSWER_AGE, stop, CLEAN_ITEMS_MAX)
     for key, _ in rows:
-        context.store.delete(keys.ANSWER + keys.age_of(key)[1])
+        expires_ms, key_hash = keys.age_of(key)
+        raw = context.store.get(keys.ANSWER + key_hash)
+        # A key that was used again after its time has a new answer, with an age of its own.
+        if raw is not None and models.decode_answer(raw).expires_ms == expires_ms:
+            context.store.delete(keys.ANSWER + key_hash)
         context.store.delete(key)
     return len(rows)
 
 
 def _clean_sessions(context: Context, before_ms: int) -> int:
-    stop = keys.after(keys.SESSION)
+    # However wrong the proposer's clock is: a session is kept for as long as one of its
+    # batches could come again.
+    before_ms = min(before_ms, context.clock_ms - SESSION_KEPT_MS_MIN)
     handled = 0
-    for key, raw in context.store.scan(keys.SESSION, stop, CLEAN_ITEMS_MAX):
-        if models.decode_session(raw).seen_ms >= before_ms:
-            continue
-        prefix = keys.RESULT + key[1:]
-        results = context.store.scan(prefix, keys.after(prefix), CLEAN_ITEMS_MAX)
-        for result, _ in results:
-            context.store.delete(result)
-        if len(results) < CLEAN_ITEMS_MAX:
-            context.store.delete(key)
-        handled += 1
+    for key, raw in context.store.scan(keys.SESSION, keys.after(keys.SESSION), CLEAN_ITEMS_MAX):
+        if models.decode_session(raw).seen_ms < before_ms:
+            handled += 1
+            dropped = _drop(context, keys.RESULT + key[1:])
+            handled += dropped
+            if dropped < CLEAN_ITEMS_MAX:
+                context.store.delete(key)
     return handled
+
+
+def _drop(context: Context, prefix: bytes) -> int:
+    """Delete up to `CLEAN_ITEMS_MAX` rows whose keys begin with `prefix`."""
+    rows = context.store.scan(prefix, keys.after(prefix), CLEAN_ITEMS_MAX)
+    for key, _ in rows:
+        context.store.delete(key)
+    return len(rows)

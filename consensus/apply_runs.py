@@ -1,328 +1,238 @@
-"""Applying what members report about runs: claims, starts, ends, and losses.
+"""Applying what becomes of runs: starts, ends, losses and cancellations.
 
-One transaction decides about an occurrence: it writes the run with its fence, or the
-reason why there is none, and moves the cursor. So an occurrence can be neither lost nor
-doubled, whatever happens between two transactions.
+A fence decides whether a report still counts. Whatever ends a run also frees its place
+in the job, and gives that place to the run that waits for it, in the same transaction.
 """
 
 from __future__ import annotations
 
-from consensus.commands import Ended, SkippedRange, Started
-from consensus.context import Context, replace
+from consensus import cursor
+from consensus.commands import Ended, Started
+from consensus.context import Context, band_under, replace
 from consensus.transitions import HELD_STATES, advance
 from storage import keys
-from storage.invariant import invariant
-from storage.keys import band_of
-from storage.limits import ATTEMPTS_KEPT_MAX, LIVE_RUNS_PER_JOB_MAX, LOST_ATTEMPTS_MAX
-from storage.models import Attempt, JobState, Outcome, Run, Skip
+from storage.limits import ATTEMPTS_KEPT_MAX, LOST_ATTEMPTS_MAX
+from storage.models import Attempt, JobPolicy, JobState, Outcome, Run
 
 RETRIED_OUTCOMES: frozenset[Outcome] = frozenset({"failed", "timed_out"})
 FAILED_OUTCOMES: frozenset[Outcome] = frozenset({"failed", "timed_out", "lost", "unknown"})
 
 
-def record_skip(context: Context, job: bytes, span: SkippedRange) -> None:
-    """Write that occurrences are not launched.
-
-    One that has an outcome keeps it: an edited schedule may come by an instant again that
-    was decided under the one before.
-    """
-    key = keys.run_key(job, span.first_ms)
-    if context.outcome(key) is not None:
-        return
-    context.put_outcome(key, Skip(span.reason, span.last_ms, span.count, context.clock_ms))
-    context.count(f"skipped.{span.reason}", span.count)
-
-
-def admit(context: Context, key: bytes, run: Run, state: JobState) -> tuple[JobState, Run] | None:
-    """Apply the overlap policy to a new run; None means that there is no room for it.
-
-    The run becomes live, or it waits for those before it. The caller writes it.
-    """
-    overlap = state.policy.overlap
-    if not state.live or (overlap == "allow" and len(state.live) < LIVE_RUNS_PER_JOB_MAX):
-        state = replace(state, live=(*state.live, key))
-    elif overlap == "cancel_other" or (overlap == "buffer_one" and state.waiting is None):
-        state = _displace(context, state) if overlap == "cancel_other" else state
-        state, run = replace(state, waiting=key), replace(run, state="waiting")
-    else:
-        return None
-    context.store.put(keys.timeline_key(context.clock_ms, key), b"")
-    context.count("runs")
-    context.count("runs_live")
-    launches = state.launches_total + (run.trigger == "schedule")
-    return replace(state, launches_total=launches), run
-
-
-def _displace(context: Context, state: JobState) -> JobState:
-    """Ask all live runs to stop, and end the one that waits."""
-    if state.waiting is not None:
-        waiting = context.run(state.waiting)
-        assert waiting is not None
-        _write_end(context, state.waiting, waiting, "cancelled", "A later run took its place.")
-        state = replace(state, waiting=None)
-    for key in state.live:
-        run = context.run(key)
-        assert run is not None
-        if run.state in HELD_STATES:
-            _ask_holder(context, key, run, "A later run takes its place.")
-    return state
-
-
-def queue(context: Context, key: bytes, run: Run) -> None:
-    """Write a queued run and enter it into the due table."""
-    context.put_outcome(key, run)
-    context.put_due(key, run.band, run.start_ms, run.priority)
-
-
-def _dequeue(context: Context, key: bytes, run: Run) -> None:
-    context.delete_due(key, run.band, run.start_ms, run.priority)
-
-
-def grant(
-    context: Context, key: bytes, run: Run, state: JobState, incarnation: bytes, member: str
-) -> JobState:
-    """Give a queued run to a member, as its next attempt, under a new fence."""
-    fence = max(context.index, state.fence + 1)
-    granted = replace(
-        run,
-        state=advance(run.state, "claimed"),
-        revision=state.revision,
-        number=run.number + 1,
-        fence=fence,
-        incarnation=incarnation,
-        member=member,
-        started_ms=None,
-    )
-    context.put_outcome(key, granted)
-    context.store.put(keys.live_key(incarnation, key), b"")
-    context.effects.granted.append((incarnation, key))
-    return replace(state, fence=fence)
-
-
-def claim_queued(
-    context: Context, key: bytes, start_ms: int, incarnation: bytes, member: str
-) -> str | None:
-    """Grant a queued run; return why not, or None."""
-    run = context.run(key)
-    if run is None or run.state != "queued" or run.start_ms != start_ms:
-        return "stale"
-    job = key[:16]
-    state = context.job_state(job)
-    assert state is not None
-    _dequeue(context, key, run)
-    context.put_job_state(job, grant(context, key, run, state, incarnation, member))
-    return None
+# --- Reports --------------------------------------------------------------------------------
 
 
 def started(context: Context, item: Started) -> bool:
     """Record that an attempt runs; return whether its fence is the current one."""
-    run = context.run(item.run)
+    run = context.find_run(item.run)
     if run is None or run.state != "claimed" or run.fence != item.fence:
         return False
     running = replace(run, state=advance(run.state, "started"), started_ms=item.started_ms)
-    context.put_outcome(item.run, running)
+    context.save_run(item.run, run, running)
     return True
 
 
 def ended(context: Context, item: Ended) -> bool:
     """Record an attempt's end; return whether its fence is the current one.
 
-    A failed attempt with tries left goes back to the queue, any other ends its run.
+    A failed attempt with tries left goes back to the queue, any other ends its run. One
+    that its member gives back (`lost`) is decided about as if the member were gone, but
+    for an attempt that has certainly not begun.
     """
     key = item.run
-    run = context.run(key)
+    run = context.find_run(key)
     if run is None or run.state not in HELD_STATES or run.fence != item.fence:
         return False
     if item.outcome == "lost":
-        # Its member gives it back: the lease ran out, or the member is stopping.
-        lost(context, key)
+        _return_lost(context, key, run, item.detail, certain=item.unstarted)
         return True
-    job = key[:16]
-    state = context.job_state(job)
-    assert state is not None
-    context.store.delete(keys.live_key(run.incarnation, key))
-    for sequence, chunk in enumerate(item.output):
-        context.store.put(keys.output_key(key, run.number, sequence), chunk)
-    if item.output:
-        context.store.put(keys.output_age_key(context.clock_ms, key), b"")
-    run = replace(run, started_ms=item.started_ms, output_bytes=item.output_bytes)
-    again = (
+    _keep_output(context, item, run)
+    state = context.job(key[: keys.JOB_ID_BYTES])
+    past = _past(run, item, item.outcome)
+    if _tried_again(run, state, item):
+        assert item.retry_start_ms is not None
+        _requeue(context, key, run, state, past, max(item.retry_start_ms, context.clock_ms))
+        context.count("retries")
+    else:
+        _end(context, key, run, item.outcome, item.detail, past)
+        _release(context, key, state, item.outcome)
+    return True
+
+
+def _tried_again(run: Run, state: JobState, item: Ended) -> bool:
+    return (
         item.outcome in RETRIED_OUTCOMES
         and item.retry_start_ms is not None
         and run.number < state.policy.attempts_max
         and run.cancel_reason is None
         and state.status != "deleted"
     )
-    if again:
-        assert item.retry_start_ms is not None
-        _return(context, key, run, item, item.retry_start_ms)
-    else:
-        _finish(context, key, run, state, item)
-    return True
+
+
+def _keep_output(context: Context, item: Ended, run: Run) -> None:
+    for sequence, chunk in enumerate(item.output):
+        context.store.put(keys.output_key(item.run, run.number, sequence), chunk)
+    if item.output:
+        # Each attempt's output ages by itself.
+        attempt = item.run + run.number.to_bytes(2, "big")
+        context.store.put(keys.output_age_key(context.clock_ms, attempt), b"")
 
 
 def lost(context: Context, key: bytes) -> None:
     """Return the run of a member that is gone, as the job's delivery wants it."""
     run = context.run(key)
-    invariant(
-        run is not None and run.state in HELD_STATES, "A live entry has no held run.", run=key.hex()
-    )
-    assert run is not None
-    state = context.job_state(key[:16])
-    assert state is not None
+    _return_lost(context, key, run, f"Member {run.member} was lost.", certain=False)
+
+
+def _return_lost(context: Context, key: bytes, run: Run, detail: str, *, certain: bool) -> None:
+    """Return an attempt that nobody sees the end of; `certain` if it never began."""
+    state = context.job(key[: keys.JOB_ID_BYTES])
     losses = sum(attempt.outcome == "lost" for attempt in run.attempts) + 1
     outcome: Outcome = "lost"
-    detail = f"Member {run.member} was lost."
     if run.cancel_reason is not None:
         outcome, detail = "cancelled", run.cancel_reason
-    elif state.policy.delivery == "at_most_once":
+    elif state.policy.delivery == "at_most_once" and not certain:
         outcome, detail = "unknown", f"{detail} It may have run, and is not run again."
     end = Ended(key, run.number, run.fence, outcome, run.started_ms, context.clock_ms, None, detail)
-    context.store.delete(keys.live_key(run.incarnation, key))
+    past = _past(run, end, outcome)
     if outcome == "lost" and losses < LOST_ATTEMPTS_MAX and state.status != "deleted":
-        _return(context, key, run, end, context.clock_ms)
+        _requeue(context, key, run, state, past, max(run.start_ms, context.clock_ms))
+        context.count("retries")
     else:
-        _finish(context, key, run, state, end)
+        _end(context, key, run, outcome, detail, past)
+        _release(context, key, state, outcome)
 
 
-def _past(run: Run, end: Ended) -> tuple[Attempt, ...]:
+def _past(run: Run, end: Ended, outcome: Outcome) -> Run:
+    """Return a held run with its present attempt among those that are over."""
+    started_ms = run.started_ms if end.started_ms is None else end.started_ms
     attempt = Attempt(
         run.number,
         run.fence,
         run.member,
-        end.started_ms,
+        started_ms,
         end.ended_ms,
-        end.outcome,
+        outcome,
         end.exit_code,
         end.detail,
     )
-    return (*run.attempts, attempt)[-ATTEMPTS_KEPT_MAX:]
-
-
-def _return(context: Context, key: bytes, run: Run, end: Ended, start_ms: int) -> None:
-    queued = replace(
+    return replace(
         run,
+        started_ms=started_ms,
+        ended_ms=end.ended_ms,
+        exit_code=end.exit_code,
+        output_bytes=end.output_bytes,
+        attempts=(*run.attempts, attempt)[-ATTEMPTS_KEPT_MAX:],
+    )
+
+
+def _requeue(
+    context: Context, key: bytes, run: Run, state: JobState, past: Run, start_ms: int
+) -> None:
+    """Put a run that is to be tried again into the queue, as its job stands now."""
+    queued = replace(
+        past,
         state=advance(run.state, "returned"),
         start_ms=start_ms,
-        attempts=_past(run, end),
+        priority=state.policy.priority,
+        band=band_under(state.policy),
         incarnation=b"",
         member="",
         started_ms=None,
+        ended_ms=None,
+        exit_code=None,
     )
-    queue(context, key, queued)
-    context.count("retries")
+    context.save_run(key, run, queued)
 
 
-def _finish(context: Context, key: bytes, run: Run, state: JobState, end: Ended) -> None:
-    past = _past(run, end)
-    _write_end(
-        context,
-        key,
-        replace(run, attempts=past),
-        end.outcome,
-        end.detail,
-        end.exit_code,
-        end.ended_ms,
-    )
-    _release(context, key, state, end.outcome)
-
-
-def _write_end(
-    context: Context,
-    key: bytes,
-    run: Run,
-    outcome: Outcome,
-    detail: str,
-    exit_code: int | None = None,
-    ended_ms: int | None = None,
+def _end(
+    context: Context, key: bytes, run: Run, outcome: Outcome, detail: str, past: Run | None = None
 ) -> None:
+    """Write that a run is over; `past` is the run with its last attempt, if it had one."""
     over = replace(
-        run,
+        run if past is None else past,
         state=advance(run.state, "ended"),
-        ended_ms=context.clock_ms if ended_ms is None else ended_ms,
+        ended_ms=context.clock_ms if past is None else past.ended_ms,
         outcome=outcome,
-        exit_code=exit_code,
         detail=detail,
     )
-    context.put_outcome(key, over)
-    context.effects.ended.append((key, outcome))
-    context.count(f"runs.{outcome}")
-    context.count("runs_live", -1)
+    context.save_run(key, run, over)
 
 
-def _release(context: Context, key: bytes, state: JobState, outcome: Outcome) -> None:
+def _release(context: Context, key: bytes, before: JobState, outcome: Outcome) -> None:
     """Free the place of a run that is over, and give it to the one that waits."""
-    job = key[:16]
-    failures = 0 if outcome == "succeeded" else state.failures_consecutive
-    failures += outcome in FAILED_OUTCOMES
+    job = key[: keys.JOB_ID_BYTES]
+    failures = 0 if outcome == "succeeded" else before.failures_consecutive
     state = replace(
-        state,
-        live=tuple(other for other in state.live if other != key),
-        waiting=None if state.waiting == key else state.waiting,
+        before,
+        live=tuple(other for other in before.live if other != key),
+        waiting=None if before.waiting == key else before.waiting,
         last_run=key,
         last_outcome=outcome,
-        failures_consecutive=failures,
+        failures_consecutive=failures + (outcome in FAILED_OUTCOMES),
     )
-    if not state.live and state.waiting is not None:
-        state = _promote(context, state)
-    state = follow_delay(context, job, state, context.clock_ms)
-    context.put_job_state(job, state)
-    if state.start_ms is not None and not state.live:
+    if not state.live:
+        state = cursor.settle(promote(context, state), context.clock_ms)
+    context.save_job(job, before, state)
+    if not state.live:
         # The next occurrence may have been waiting for this end to know its lot.
-        band = band_of(state.policy.priority, selective=state.policy.selective)
-        context.effects.due.append((keys.partition_of(job), band, state.start_ms))
+        context.look_again(job, state)
 
 
-def _promote(context: Context, state: JobState) -> JobState:
+# --- Making room ----------------------------------------------------------------------------
+
+
+def promote(context: Context, state: JobState) -> JobState:
+    """Let the run that waits, if there is one, take its place among the live ones."""
     key = state.waiting
-    assert key is not None
+    if key is None:
+        return state
     run = context.run(key)
-    assert run is not None
     start_ms = max(run.start_ms, context.clock_ms)
-    queued = replace(run, state=advance(run.state, "promoted"), start_ms=start_ms)
-    queue(context, key, queued)
-    return replace(state, live=(key,), waiting=None)
+    context.save_run(
+        key, run, replace(run, state=advance(run.state, "promoted"), start_ms=start_ms)
+    )
+    return replace(state, live=(*state.live, key), waiting=None)
 
 
-def follow_delay(context: Context, job: bytes, state: JobState, end_ms: int) -> JobState:
-    """Set the next occurrence of a job that is due a fixed delay after its last end."""
-    policy = state.policy
-    if policy.delay_ms is None or state.due_ms is not None or state.live:
-        return state
-    due_ms = end_ms + policy.delay_ms
-    if state.status != "scheduled":
-        return state
-    if policy.not_after_ms is not None and due_ms > policy.not_after_ms:
-        return replace(state, status="finished")
-    band = band_of(policy.priority, selective=policy.selective)
-    context.put_due(job, band, due_ms, policy.priority)
-    return replace(state, due_ms=due_ms, start_ms=due_ms)
+def end_unheld(context: Context, state: JobState, detail: str) -> JobState:
+    """End the runs of a job that nobody holds; the held ones are what is left of `live`."""
+    held = []
+    for key in (*state.live, *((state.waiting,) if state.waiting else ())):
+        run = context.run(key)
+        if run.state in HELD_STATES:
+            held.append(key)
+        else:
+            _end(context, key, run, "cancelled", detail)
+    return replace(state, live=tuple(held), waiting=None)
 
 
-def cancel(context: Context, key: bytes, run: Run, reason: str) -> Run:
-    """End a run that nobody holds; ask the holder of one that somebody does."""
+def ask_holders(context: Context, state: JobState, reason: str) -> None:
+    """Ask for the end of all live runs of a job that has no queued ones."""
+    for key in state.live:
+        _ask_holder(context, key, context.run(key), reason)
+
+
+def move_queued(context: Context, state: JobState, policy: JobPolicy) -> None:
+    """Let the queued runs of a job stand where its new policy wants them."""
+    band = band_under(policy)
+    for key in state.live:
+        run = context.run(key)
+        if run.state == "queued":
+            context.save_run(key, run, replace(run, priority=policy.priority, band=band))
+
+
+def cancel(context: Context, key: bytes, run: Run, reason: str) -> str:
+    """End a run that nobody holds, ask the holder of one that is held; return its state."""
     if run.state in HELD_STATES:
-        return _ask_holder(context, key, run, reason)
-    state = context.job_state(key[:16])
-    assert state is not None
-    if run.state == "queued":
-        _dequeue(context, key, run)
-    _write_end(context, key, run, "cancelled", reason)
+        _ask_holder(context, key, run, reason)
+        return run.state
+    state = context.job(key[: keys.JOB_ID_BYTES])
+    _end(context, key, run, "cancelled", reason)
     _release(context, key, state, "cancelled")
-    return replace(run, state="ended", outcome="cancelled")
+    return "ended"
 
 
-def cancel_unless_held(context: Context, key: bytes, reason: str) -> None:
-    """Cancel a run that is queued or waiting, and let one that is held come to its end."""
-    run = context.run(key)
-    assert run is not None
-    if run.state not in HELD_STATES:
-        cancel(context, key, run, reason)
-
-
-def _ask_holder(context: Context, key: bytes, run: Run, reason: str) -> Run:
+def _ask_holder(context: Context, key: bytes, run: Run, reason: str) -> None:
     if run.cancel_reason is None:
-        run = replace(run, cancel_reason=reason)
-        context.put_outcome(key, run)
+        context.save_run(key, run, replace(run, cancel_reason=reason))
     context.effects.cancelled.append((run.incarnation, key))
-    return run

@@ -1,117 +1,166 @@
-"""The cluster's own small certificate authority.
+"""The cluster's own certificate authority: who is a member is decided by its signature.
 
-Members prove to each other who they are with certificates of this one authority and
-nothing else: no system store, no host names. A member's name stands in its certificate as
-`cronclave://CLUSTER/member/NAME`, so a certificate of another cluster, or one that was
-made for a client, opens nothing. Keys are readable by their owner alone; one that is not
-is refused, because then it is not known who has it.
+A member proves its name with a certificate that carries the URI
+`cronclave://<cluster>/member/<name>`. Host names do not matter for it, so members may move;
+they are in the certificate as well, for the API's sake. Keys are ECDSA P-256. Private keys
+are written with mode 0600 and refused when anybody else may read them.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import os
+import re
 import ssl
-from collections.abc import Iterable
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
-from urllib.parse import quote, unquote
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from storage.clock import Environment
+
 CA_CERTIFICATE, CA_KEY = "ca.pem", "ca.key"
 MEMBER_CERTIFICATE, MEMBER_KEY = "member.pem", "member.key"
 
-# Renewal is an operator's act for now, so certificates outlive the memory of it by little.
-CA_DAYS = 3_650
+CA_DAYS = 3650
 MEMBER_DAYS = 825
-# Clocks of freshly made machines may be behind the one that signs.
-BACKDATED = timedelta(hours=1)
+# Clocks of two machines differ; a certificate is valid a little before it was made.
+BACKDATED = timedelta(minutes=5)
+
+_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?")
 
 
-class CertificateRefused(Exception):
-    """A file is missing, belongs to somebody else, or can be read by too many."""
+class CertificateError(Exception):
+    """A certificate or key is missing, unsafe or for somebody else; the text says which."""
 
 
 def member_uri(cluster: str, member: str) -> str:
-    """Return the name of a member as it stands in its certificate."""
-    return f"cronclave://{quote(cluster, safe='')}/member/{quote(member, safe='')}"
+    """Return the name by which a certificate identifies a member."""
+    return f"cronclave://{cluster}/member/{member}"
 
 
-def create_authority(directory: Path, cluster: str, *, now_ms: int) -> None:
-    """Make the authority of a new cluster: `ca.pem` and `ca.key` in a directory.
+def create_authority(directory: Path, *, cluster: str, environment: Environment) -> None:
+    """Make `ca.pem` and `ca.key` for a cluster.
 
     Raises:
-        CertificateRefused: there is one already; a second would split the cluster.
+        CertificateError: the cluster's name cannot be in a URI, or the files exist.
     """
-    if (directory / CA_CERTIFICATE).exists() or (directory / CA_KEY).exists():
-        raise CertificateRefused(f"{directory} holds a certificate authority already.")
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _check_name("cluster", cluster)
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"Cronclave {cluster}"[:64])])
-    usage = x509.KeyUsage(
-        digital_signature=False, content_commitment=False, key_encipherment=False,
-        data_encipherment=False, key_agreement=False, key_cert_sign=True, crl_sign=True,
-        encipher_only=False, decipher_only=False,
-    )  # fmt: skip
+    subject = x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Cronclave"),
+            x509.NameAttribute(NameOID.COMMON_NAME, f"{cluster} authority"),
+        ]
+    )
+    identifier = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     certificate = (
-        _builder(name, name, key.public_key(), now_ms, CA_DAYS)
+        _builder(subject, subject, key.public_key(), CA_DAYS, environment)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(usage, critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(_usage(signs_certificates=True), critical=True)
+        .add_extension(identifier, critical=False)
         .sign(key, hashes.SHA256())
     )
-    _write_key(directory / CA_KEY, key)
-    _write(directory / CA_CERTIFICATE, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
+    _write(directory, CA_CERTIFICATE, CA_KEY, certificate, key)
 
 
 def issue_member(
     authority: Path,
     directory: Path,
+    *,
     cluster: str,
     member: str,
-    hosts: Iterable[str],
-    *,
-    now_ms: int,
+    hosts: Sequence[str] = (),
+    environment: Environment,
 ) -> None:
-    """Make a member's certificate and key, and put the authority's certificate beside them."""
-    ca_key = serialization.load_pem_private_key(_read_key(authority / CA_KEY), password=None)
-    ca = x509.load_pem_x509_certificate(_read(authority / CA_CERTIFICATE))
-    assert isinstance(ca_key, ec.EllipticCurvePrivateKey)
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, member[:64])])
-    names: list[x509.GeneralName] = [
-        x509.UniformResourceIdentifier(member_uri(cluster, member)),
-        *(_host_name(host) for host in sorted(set(hosts))),
-    ]
-    purposes = x509.ExtendedKeyUsage(
-        [ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]
-    )
-    certificate = (
-        _builder(name, ca.subject, key.public_key(), now_ms, MEMBER_DAYS)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .add_extension(purposes, critical=False)
-        .add_extension(
-            x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key()), critical=False
+    """Make `member.pem` and `member.key`, and copy `ca.pem` beside them.
+
+    `authority` holds the CA's files. `hosts` are the names and addresses under which the
+    member is reached. The CA's key is not copied: no member needs it.
+
+    Raises:
+        CertificateError: a name is unfit, the CA is missing or of another cluster, or the
+            files exist.
+    """
+    _check_name("member", member)
+    ca = _load_certificate(authority / CA_CERTIFICATE)
+    ca_key = _load_key(authority / CA_KEY)
+    common_name = ca.subject.get_attributes_for_oid(NameOID.COMMON_NAME)[0].value
+    if common_name != f"{cluster} authority":
+        raise CertificateError(
+            f"{authority / CA_CERTIFICATE} is {common_name!r}, not the authority of {cluster!r}."
         )
+    key = ec.generate_private_key(ec.SECP256R1())
+    names = [x509.UniformResourceIdentifier(member_uri(cluster, member)), *map(_host, hosts)]
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(ca_key.public_key())
+    both = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, member)])
+    certificate = (
+        _builder(subject, ca.subject, key.public_key(), MEMBER_DAYS, environment)
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(signs_certificates=False), critical=True)
+        .add_extension(both, critical=False)
+        .add_extension(issuer, critical=False)
         .sign(ca_key, hashes.SHA256())
     )
-    _write_key(directory / MEMBER_KEY, key)
-    pem = certificate.public_bytes(serialization.Encoding.PEM)
-    _write(directory / MEMBER_CERTIFICATE, pem, 0o644)
+    _write(directory, MEMBER_CERTIFICATE, MEMBER_KEY, certificate, key)
     if directory != authority:
-        _write(directory / CA_CERTIFICATE, _read(authority / CA_CERTIFICATE), 0o644)
+        (directory / CA_CERTIFICATE).write_bytes((authority / CA_CERTIFICATE).read_bytes())
+
+
+def contexts(directory: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Return the contexts for accepting and for dialing members, TLS 1.3, both sides proven.
+
+    Host names are not checked, for members are known by their URI: see `peer_member`.
+
+    Raises:
+        CertificateError: a file is missing, unreadable or readable for others.
+    """
+    _check_private(directory / MEMBER_KEY)
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    for context in (server, client):
+        context.minimum_version = ssl.TLSVersion.TLSv1_3
+        context.verify_mode = ssl.CERT_REQUIRED
+        try:
+            context.load_cert_chain(directory / MEMBER_CERTIFICATE, directory / MEMBER_KEY)
+            context.load_verify_locations(directory / CA_CERTIFICATE)
+        except OSError as error:
+            raise CertificateError(
+                f"The certificates in {directory} cannot be loaded: {error}. Expected are "
+                f"{CA_CERTIFICATE}, {MEMBER_CERTIFICATE} and {MEMBER_KEY}."
+            ) from error
+    return server, client
+
+
+def peer_member(certificate: object, cluster: str) -> str:
+    """Return the member that a verified certificate, as `getpeercert` gives it, names.
+
+    Raises:
+        CertificateError: it names none, several, or one of another cluster.
+    """
+    names = certificate.get("subjectAltName", ()) if isinstance(certificate, dict) else ()
+    uris = [value for kind, value in names if kind == "URI"]
+    prefix = member_uri(cluster, "")
+    if len(uris) != 1 or not uris[0].startswith(prefix):
+        raise CertificateError(f"The certificate names {uris}, not one member of {cluster!r}.")
+    return str(uris[0].removeprefix(prefix))
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, now_ms: int, days: int
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePublicKey,
+    days: int,
+    environment: Environment,
 ) -> x509.CertificateBuilder:
-    now = datetime.fromtimestamp(now_ms / 1000, UTC)
+    now = datetime.fromtimestamp(environment.wall_ms() // 1000, UTC)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -123,75 +172,83 @@ def _builder(
     )
 
 
-def _host_name(host: str) -> x509.GeneralName:
+def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=signs_certificates,
+        crl_sign=signs_certificates,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _host(host: str) -> x509.GeneralName:
     try:
-        return x509.IPAddress(ipaddress.ip_address(host))
+        return x509.IPAddress(ip_address(host))
     except ValueError:
         return x509.DNSName(host)
 
 
-def _write(path: Path, content: bytes, mode: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
+def _check_name(kind: str, name: str) -> None:
+    if not _NAME.fullmatch(name):
+        raise CertificateError(
+            f"The {kind} name {name!r} is unfit: letters, digits, dots, dashes and underscores, "
+            "at most 63, beginning and ending with a letter or digit."
+        )
 
 
-def _write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
-    pem = key.private_bytes(
+def _write(
+    directory: Path,
+    certificate_name: str,
+    key_name: str,
+    certificate: x509.Certificate,
+    key: ec.EllipticCurvePrivateKey,
+) -> None:
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    secret = key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    _write(path, pem, 0o600)
-
-
-def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes()
+        descriptor = os.open(directory / key_name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError as error:
+        raise CertificateError(f"{directory / key_name} exists and is not replaced.") from error
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(secret)
+    public = certificate.public_bytes(serialization.Encoding.PEM)
+    (directory / certificate_name).write_bytes(public)
+
+
+def _check_private(path: Path) -> None:
+    try:
+        mode = path.stat().st_mode
     except OSError as error:
-        raise CertificateRefused(f"{path} cannot be read: {error.strerror}.") from error
+        raise CertificateError(f"The key {path} cannot be read: {error}") from error
+    if mode & 0o077:
+        raise CertificateError(
+            f"The key {path} can be read by others (mode {mode & 0o777:o}); run chmod 600 on it, "
+            "and make a new one if somebody may have copied it."
+        )
 
 
-def _read_key(path: Path) -> bytes:
-    content = _read(path)
-    if path.stat().st_mode & 0o077:
-        raise CertificateRefused(f"{path} can be read by others; run: chmod 600 {path}")
-    return content
-
-
-def load_context(ca: Path, certificate: Path, key: Path, *, server: bool) -> ssl.SSLContext:
-    """Return the TLS settings for one side of a connection between members.
-
-    TLS 1.3, a certificate of `ca` demanded from both sides. Who it is for is checked by
-    the caller with `peer_member`; host names mean nothing here.
-
-    Raises:
-        CertificateRefused: a file is missing, damaged, or the key is readable by others.
-    """
-    _read_key(key)
-    protocol = ssl.PROTOCOL_TLS_SERVER if server else ssl.PROTOCOL_TLS_CLIENT
-    context = ssl.SSLContext(protocol)
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_REQUIRED
+def _load_certificate(path: Path) -> x509.Certificate:
     try:
-        context.load_verify_locations(cafile=str(ca))
-        context.load_cert_chain(str(certificate), str(key))
-    except (ssl.SSLError, OSError) as error:
-        raise CertificateRefused(
-            f"The certificate {certificate} with {key} and {ca} cannot be used: {error}."
-        ) from error
-    return context
+        return x509.load_pem_x509_certificate(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CertificateError(f"The certificate {path} cannot be read: {error}") from error
 
 
-def peer_member(certificate: dict[str, object] | None, cluster: str) -> str | None:
-    """Return the member that a peer's certificate names, None if it is not of this cluster."""
-    prefix = member_uri(cluster, "")
-    names = (certificate or {}).get("subjectAltName", ())
-    assert isinstance(names, tuple)
-    members = [
-        unquote(value[len(prefix) :])
-        for kind, value in names
-        if kind == "URI" and value.startswith(prefix)
-    ]
-    return members[0] if len(members) == 1 else None
+def _load_key(path: Path) -> ec.EllipticCurvePrivateKey:
+    _check_private(path)
+    try:
+        key = serialization.load_pem_private_key(path.read_bytes(), None)
+    except (OSError, ValueError) as error:
+        raise CertificateError(f"The key {path} cannot be read: {error}") from error
+    if not isinstance(key, ec.EllipticCurvePrivateKey):
+        raise CertificateError(f"The key {path} is not an ECDSA key.")
+    return key

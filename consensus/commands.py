@@ -68,9 +68,17 @@ class PutJob(msgspec.Struct, frozen=True, array_like=True, tag="put_job"):
 
 
 class DeleteJob(msgspec.Struct, frozen=True, array_like=True, tag="delete_job"):
+    """Take a job out of service.
+
+    `skipped` counts what is overdue as of the cursor `seen_due_ms`. Without it, or if the
+    cursor has moved since, the cursor's own occurrence is recorded and no other.
+    """
+
     job: bytes
     expected_revision: int | None = None
     request: RequestKey | None = None
+    seen_due_ms: int | None = None
+    skipped: tuple[SkippedRange, ...] = ()
 
 
 class PauseJob(msgspec.Struct, frozen=True, array_like=True, tag="pause_job"):
@@ -132,7 +140,10 @@ class Started(msgspec.Struct, frozen=True, array_like=True, tag="started"):
 
 
 class Ended(msgspec.Struct, frozen=True, array_like=True, tag="ended"):
-    """An attempt is over. `retry_start_ms` is set if it is to be tried again."""
+    """An attempt is over. `retry_start_ms` is set if it is to be tried again.
+
+    The outcome "lost" gives it back; `unstarted` then says that it has certainly not begun.
+    """
 
     run: bytes
     number: int
@@ -145,6 +156,7 @@ class Ended(msgspec.Struct, frozen=True, array_like=True, tag="ended"):
     retry_start_ms: int | None = None
     output: tuple[bytes, ...] = ()
     output_bytes: int = 0
+    unstarted: bool = False
 
 
 class Report(msgspec.Struct, frozen=True, array_like=True, tag="report"):

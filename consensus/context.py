@@ -1,5 +1,10 @@
 """What applying a command works with: the store, the cluster's time, and its effects.
 
+A job's state and a run are the records that count. The due table, the runs of each
+incarnation, the timeline and the counters only repeat what these records say, in an order
+that answers a question; so they are written in one place, from the record before and the
+record after, and no command can forget one of them.
+
 Effects tell the node what to look at again; they are hints about the state just written
 and are never replicated. A member that missed them (because it was down) finds the same
 in the store.
@@ -8,20 +13,24 @@ in the store.
 from __future__ import annotations
 
 import dataclasses
-from collections import Counter
 
 import msgspec
 
+from consensus.transitions import HELD_STATES
 from storage import keys, models
-from storage.models import JobState, Run, Skip
+from storage.invariant import invariant
+from storage.keys import band_of
+from storage.models import JobPolicy, JobState, Run, Skip
 from storage.store import Store
+
+replace = msgspec.structs.replace
 
 
 @dataclasses.dataclass(slots=True)
 class Effects:
     """What a batch of applied commands has set in motion."""
 
-    # (partition, band, start_ms) of new due entries.
+    # (partition, band, start_ms) of due entries that are new or worth another look.
     due: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
     # Runs granted to an incarnation, as (incarnation, run).
     granted: list[tuple[bytes, bytes]] = dataclasses.field(default_factory=list)
@@ -31,6 +40,8 @@ class Effects:
     ended: list[tuple[bytes, str]] = dataclasses.field(default_factory=list)
     # A member came, went, or changed what it takes on.
     members_changed: bool = False
+    # What applying a command has raised, as (index, text): a fault of ours, to be logged.
+    faults: list[tuple[int, str]] = dataclasses.field(default_factory=list)
 
     def mark(self) -> tuple[int, int, int, int, bool]:
         """Return where the effects stand, for `reset`."""
@@ -43,14 +54,18 @@ class Effects:
         )
 
     def reset(self, mark: tuple[int, int, int, int, bool]) -> None:
-        """Forget everything since `mark`."""
+        """Forget everything since `mark`, faults excepted."""
         del self.due[mark[0] :], self.granted[mark[1] :]
         del self.cancelled[mark[2] :], self.ended[mark[3] :]
         self.members_changed = mark[4]
 
 
 class Context:
-    """One entry's application. `clock_ms` is the cluster's time, `index` the entry's."""
+    """One entry's application. `clock_ms` is the cluster's time, `index` the entry's.
+
+    `counted` gathers what the counters change by; the machine takes it over when the
+    command has succeeded.
+    """
 
     __slots__ = ("clock_ms", "counted", "effects", "index", "store")
 
@@ -59,35 +74,115 @@ class Context:
         self.index = index
         self.clock_ms = clock_ms
         self.effects = effects
-        self.counted: Counter[str] = Counter()
+        self.counted: dict[str, int] = {}
 
-    def job_state(self, job: bytes) -> JobState | None:
+    def count(self, name: str, change: int = 1) -> None:
+        self.counted[name] = self.counted.get(name, 0) + change
+
+    # --- Jobs --------------------------------------------------------------------------
+
+    def find_job(self, job: bytes) -> JobState | None:
+        """Return a job's state, also a deleted job's."""
         raw = self.store.get(keys.JOB_STATE + job)
         return None if raw is None else models.decode_job_state(raw)
 
-    def put_job_state(self, job: bytes, state: JobState) -> None:
-        self.store.put(keys.JOB_STATE + job, models.encode(state))
+    def job(self, job: bytes) -> JobState:
+        """Return the state of a job that must exist, because it has runs."""
+        state = self.find_job(job)
+        invariant(state is not None, "A run belongs to a job.", job=job.hex())
+        assert state is not None
+        return state
 
-    def outcome(self, key: bytes) -> Run | Skip | None:
+    def save_job(self, job: bytes, before: JobState | None, after: JobState) -> None:
+        """Write a job's state, and its due entry where that is another than before."""
+        self.store.put(keys.JOB_STATE + job, models.encode(after))
+        was = None if before is None else _due_of(before)
+        now = _due_of(after)
+        if was == now:
+            return
+        if was is not None:
+            self.store.delete(_due_key(job, *was))
+        if now is not None:
+            self._put_due(job, *now)
+
+    def look_again(self, job: bytes, state: JobState) -> None:
+        """Hint that a job's due entry may be worth another look."""
+        due = _due_of(state)
+        if due is not None:
+            band = band_of(due[1], selective=due[2])
+            self.effects.due.append((keys.partition_of(job), band, due[0]))
+
+    # --- Runs --------------------------------------------------------------------------
+
+    def find_run(self, key: bytes) -> Run | None:
         raw = self.store.get(keys.OUTCOME + key)
-        return None if raw is None else models.decode_outcome(raw)
-
-    def run(self, key: bytes) -> Run | None:
-        found = self.outcome(key)
+        found = None if raw is None else models.decode_outcome(raw)
         return found if isinstance(found, Run) else None
 
-    def put_outcome(self, key: bytes, record: Run | Skip) -> None:
-        self.store.put(keys.OUTCOME + key, models.encode(record))
+    def run(self, key: bytes) -> Run:
+        """Return a run that must exist, because another record names it."""
+        run = self.find_run(key)
+        invariant(run is not None, "A record names a run that exists.", run=key.hex())
+        assert run is not None
+        return run
 
-    def count(self, name: str, change: int = 1) -> None:
-        self.counted[name] += change
+    def save_run(self, key: bytes, before: Run | None, after: Run) -> None:
+        """Write a run, and move it between the tables that its state belongs in."""
+        store = self.store
+        store.put(keys.OUTCOME + key, models.encode(after))
+        if before is None:
+            store.put(keys.timeline_key(after.created_ms, key), b"")
+            self.count("runs")
+            self.count("runs_live")
+        else:
+            self._leave(key, before, after)
+        self._enter(key, before, after)
 
-    def put_due(self, subject: bytes, band: int, start_ms: int, priority: int) -> None:
-        self.store.put(keys.due_key(subject, band, start_ms, priority), b"")
-        self.effects.due.append((keys.partition_of(subject[:16]), band, start_ms))
+    def _leave(self, key: bytes, before: Run, after: Run) -> None:
+        if before.state == "queued":
+            self.store.delete(keys.due_key(key, before.band, before.start_ms, before.priority))
+        elif before.state in HELD_STATES and after.state not in HELD_STATES:
+            self.store.delete(keys.live_key(before.incarnation, key))
 
-    def delete_due(self, subject: bytes, band: int, start_ms: int, priority: int) -> None:
-        self.store.delete(keys.due_key(subject, band, start_ms, priority))
+    def _enter(self, key: bytes, before: Run | None, after: Run) -> None:
+        state = after.state
+        if state == "queued":
+            self.store.put(keys.due_key(key, after.band, after.start_ms, after.priority), b"")
+            due = (keys.partition_of(key[: keys.JOB_ID_BYTES]), after.band, after.start_ms)
+            self.effects.due.append(due)
+        elif state == "claimed" and (before is None or before.state != "claimed"):
+            self.store.put(keys.live_key(after.incarnation, key), b"")
+            self.effects.granted.append((after.incarnation, key))
+        elif state == "ended":
+            self.effects.ended.append((key, str(after.outcome)))
+            self.count(f"runs.{after.outcome}")
+            self.count("runs_live", -1)
+
+    def _put_due(self, job: bytes, start_ms: int, priority: int, selective: bool) -> None:
+        band = band_of(priority, selective=selective)
+        self.store.put(keys.due_key(job, band, start_ms, priority), b"")
+        self.effects.due.append((keys.partition_of(job), band, start_ms))
+
+    # --- Skipped occurrences -------------------------------------------------------------
+
+    def save_skip(self, job: bytes, first_ms: int, skip: Skip) -> None:
+        """Write that occurrences from `first_ms` on are not launched, and why."""
+        self.store.put(keys.OUTCOME + keys.run_key(job, first_ms), models.encode(skip))
+        self.count(f"skipped.{skip.reason}", skip.count)
 
 
-replace = msgspec.structs.replace
+def _due_of(state: JobState) -> tuple[int, int, bool] | None:
+    """Return (start_ms, priority, selective) of the due entry that a job's state implies."""
+    if state.status != "scheduled" or state.start_ms is None:
+        return None
+    policy = state.policy
+    return state.start_ms, policy.priority, policy.selective
+
+
+def _due_key(job: bytes, start_ms: int, priority: int, selective: bool) -> bytes:
+    return keys.due_key(job, band_of(priority, selective=selective), start_ms, priority)
+
+
+def band_under(policy: JobPolicy) -> int:
+    """Return the band in which the runs and the cursor of a job stand."""
+    return band_of(policy.priority, selective=policy.selective)

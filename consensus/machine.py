@@ -7,19 +7,21 @@ members compare it, and one that differs stops itself.
 A command that is refused, and even one that meets a fault of ours, has a result and
 changes nothing: otherwise one bad command would stop every member at the same entry, and
 again after every restart. An entry that cannot be decoded, on the other hand, was written
-by a newer version, and going on without it would be to differ from the others.
+by a newer version, and going on without it would be to differ from the others. The same
+holds for what only this member has met: no memory, no disk.
 """
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from collections.abc import Callable
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NoReturn
 
 import msgspec
 
-from consensus import apply_jobs, apply_members, commands
+from consensus import apply_claims, apply_jobs, apply_members, commands
 from consensus.commands import Batch, Entry, Refused, RequestKey, Result
 from consensus.context import Context, Effects
 from storage import keys, models
@@ -29,6 +31,9 @@ from storage.models import Answer, Meta, Session
 from storage.store import Store
 
 HASH_BYTES = 16
+# Answers of batches that a proposer has given up are dropped with its later batches, so
+# many at a time: more than one batch can leave behind.
+RESULTS_DROPPED_MAX = 64
 
 _APPLIERS: dict[type[Any], Callable[[Context, Any], Result]] = {
     commands.PutJob: apply_jobs.put_job,
@@ -36,12 +41,17 @@ _APPLIERS: dict[type[Any], Callable[[Context, Any], Result]] = {
     commands.PauseJob: apply_jobs.pause_job,
     commands.TriggerJob: apply_jobs.trigger_job,
     commands.CancelRun: apply_jobs.cancel_run,
-    commands.Claim: apply_members.claim,
+    commands.Claim: apply_claims.claim,
     commands.Report: apply_members.report,
     commands.Heartbeat: apply_members.heartbeat,
     commands.Expire: apply_members.expire,
     commands.Clean: apply_members.clean,
 }
+# Faults of this member, not of the command: the others have applied it.
+_OWN_FAULTS = (MemoryError, RecursionError, OSError)
+# Lengths of a key and of its value, so that no two sequences of writes look the same.
+_CHANGE = struct.Struct(">HI")
+_DELETED = 0xFFFFFFFF
 
 BatchResults = tuple[bytes, int, tuple[Result, ...]]
 
@@ -58,6 +68,8 @@ class Machine:
         self.clock_ms = meta.clock_ms
         self.state_hash = meta.state_hash
         self.counters: Counter[str] = Counter(meta.counters)
+        # What the present entry has written so far, for the hash.
+        self._trace: list[bytes] = []
 
     def apply(self, index: int, term: int, command: bytes, effects: Effects) -> list[BatchResults]:
         """Apply one entry; return (session, sequence, results) of its batches.
@@ -67,7 +79,9 @@ class Machine:
         to `effects`. `finish` makes a number of entries one unit in the store.
 
         Raises:
-            InvariantViolated: the index is out of order, or the entry is not understood.
+            InvariantViolated: the index is out of order, the entry is not understood, or
+                this member cannot apply it. What was applied since the last `finish` must
+                not reach the disk then.
         """
         invariant(
             index == self.applied_index + 1,
@@ -79,7 +93,9 @@ class Machine:
         if command:
             entry = _decode(index, command)
             self.clock_ms = max(self.clock_ms, entry.stamp_ms)
-            results = [self._apply_batch(index, batch, effects) for batch in entry.batches]
+            context = Context(self._store, index, self.clock_ms, effects)
+            results = [self._apply_batch(context, batch) for batch in entry.batches]
+            self._extend_hash(index)
         self.applied_index, self.applied_term = index, term
         return results
 
@@ -90,60 +106,63 @@ class Machine:
             self.applied_term,
             self.clock_ms,
             self.state_hash,
-            dict(self.counters),
+            dict(sorted(self.counters.items())),
         )
         self._store.savepoint()
         self._store.put(keys.META, models.encode(meta))
         self._store.savepoint()
 
-    def _apply_batch(self, index: int, batch: Batch, effects: Effects) -> BatchResults:
+    # --- Batches -----------------------------------------------------------------------
+
+    def _apply_batch(self, context: Context, batch: Batch) -> BatchResults:
         store = self._store
-        kept = store.get(keys.result_key(batch.session, batch.sequence))
+        result_key = keys.result_key(batch.session, batch.sequence)
+        kept = store.get(result_key)
         if kept is not None:
             # The proposer asked again because it had lost its leader; this is the answer
             # that it would have had.
             return batch.session, batch.sequence, commands.decode_results(kept)
-        refusal = self._refusal(batch)
-        results = tuple(
-            self._apply_command(index, command, effects) if refusal is None else refusal
-            for command in batch.commands
-        )
+        raw = store.get(keys.SESSION + batch.session)
+        floor = 0 if raw is None else models.decode_session(raw).floor
+        refusal = self._refusal(batch, floor)
+        if refusal is None:
+            results = tuple(self._apply_command(context, wanted) for wanted in batch.commands)
+        else:
+            results = (refusal,) * len(batch.commands)
         store.savepoint()
-        self._remember(batch, results)
-        self._absorb(index)
+        self._remember(batch, floor)
+        store.put(result_key, commands.encode_result(results))
+        self._absorb()
         return batch.session, batch.sequence, results
 
-    def _refusal(self, batch: Batch) -> Refused | None:
-        raw = self._store.get(keys.SESSION + batch.session)
-        if raw is not None and batch.sequence < models.decode_session(raw).floor:
+    def _refusal(self, batch: Batch, floor: int) -> Refused | None:
+        if batch.sequence < floor:
             return Refused("expired", "The proposer has given this batch up.")
         if batch.deadline_ms < self.clock_ms:
             return Refused("expired", "The deadline passed before the cluster could agree.")
         return None
 
-    def _remember(self, batch: Batch, results: tuple[Result, ...]) -> None:
+    def _remember(self, batch: Batch, floor: int) -> None:
+        """Note that a session lives, and forget what it will not ask about again."""
         store = self._store
-        session_key = keys.SESSION + batch.session
-        raw = store.get(session_key)
-        floor = 0 if raw is None else models.decode_session(raw).floor
         if batch.floor > floor:
-            stop = keys.result_key(batch.session, batch.floor)
+            floor = batch.floor
+            stop = keys.result_key(batch.session, floor)
             # What one batch leaves, a later one takes along.
-            for key, _ in store.scan(keys.RESULT + batch.session, stop, 64):
+            for key, _ in store.scan(keys.RESULT + batch.session, stop, RESULTS_DROPPED_MAX):
                 store.delete(key)
-        session = Session(max(floor, batch.floor), self.clock_ms)
-        store.put(session_key, models.encode(session))
-        result_key = keys.result_key(batch.session, batch.sequence)
-        store.put(result_key, commands.encode_result(results))
+        session = Session(floor, self.clock_ms)
+        store.put(keys.SESSION + batch.session, models.encode(session))
 
-    def _apply_command(self, index: int, command: Any, effects: Effects) -> Result:
+    # --- Commands ----------------------------------------------------------------------
+
+    def _apply_command(self, context: Context, command: Any) -> Result:
         request: RequestKey | None = getattr(command, "request", None)
         if request is not None:
             answer = self._answer(request)
             if answer is not None:
                 return answer
-        context = Context(self._store, index, self.clock_ms, effects)
-        mark = effects.mark()
+        mark = context.effects.mark()
         self._store.savepoint()
         try:
             result = _APPLIERS[type(command)](context, command)
@@ -151,11 +170,18 @@ class Machine:
                 self._keep_answer(request, result)
         except Exception as error:
             self._store.rollback()
-            effects.reset(mark)
-            return Refused("internal", f"{type(command).__name__}: {type(error).__name__}")
-        for name, change in context.counted.items():
-            self.counters[name] += change
-        self._absorb(index)
+            if isinstance(error, _OWN_FAULTS):
+                _stop(context.index, error)
+            context.effects.faults.append((context.index, _shown(command, error)))
+            result = Refused("internal", f"{type(command).__name__} met a fault in this program.")
+        if isinstance(result, Refused):
+            self._store.rollback()
+            context.effects.reset(mark)
+        else:
+            for name, change in context.counted.items():
+                self.counters[name] += change
+            self._absorb()
+        context.counted.clear()
         return result
 
     def _answer(self, request: RequestKey) -> Result | None:
@@ -177,17 +203,33 @@ class Machine:
         self._store.put(keys.ANSWER + request.key_hash, models.encode(answer))
         self._store.put(keys.answer_age_key(expires_ms, request.key_hash), b"")
 
-    def _absorb(self, index: int) -> None:
-        """Take what was written since the last savepoint into the rolling hash."""
+    # --- The rolling hash --------------------------------------------------------------
+
+    def _absorb(self) -> None:
+        """Take what was written since the last savepoint into the hash of this entry."""
+        trace, pack = self._trace, _CHANGE.pack
+        for key, value in self._store.written():
+            if value is None:
+                trace += (pack(len(key), _DELETED), key)
+            else:
+                trace += (pack(len(key), len(value)), key, value)
+
+    def _extend_hash(self, index: int) -> None:
         digest = blake2b(self.state_hash, digest_size=HASH_BYTES)
         digest.update(index.to_bytes(8, "big"))
-        for key, value in self._store.written():
-            digest.update(len(key).to_bytes(2, "big"))
-            digest.update(key)
-            if value is not None:
-                digest.update(b"=")
-                digest.update(value)
+        digest.update(b"".join(self._trace))
+        self._trace.clear()
         self.state_hash = digest.digest()
+
+
+def _stop(index: int, error: Exception) -> NoReturn:
+    raise InvariantViolated(
+        f"Entry {index} cannot be applied on this member ({type(error).__name__}: {error})."
+    ) from error
+
+
+def _shown(command: object, error: Exception) -> str:
+    return f"{type(command).__name__}: {type(error).__name__}: {error}"
 
 
 def _decode(index: int, command: bytes) -> Entry:

@@ -115,6 +115,7 @@ class JobPolicy(msgspec.Struct, frozen=True, array_like=True):
     runs_max: int | None = None
     delay_ms: int | None = None  # fixed delay after the end of the last run
     not_after_ms: int | None = None
+    manual: bool = False  # never by itself, so without a cursor it is not over
 
 
 class JobState(msgspec.Struct, frozen=True, array_like=True):
@@ -123,7 +124,8 @@ class JobState(msgspec.Struct, frozen=True, array_like=True):
     Invariants: `due_ms` is the oldest occurrence without an outcome. A due entry for it
     exists exactly while `status` is "scheduled" and `due_ms` is set. `live` holds the
     keys of all runs that are queued, claimed or running, and `waiting` the key of the one
-    that an overlap policy holds back; with any policy but "allow", `live` has at most one.
+    that an overlap policy holds back; with any policy but "allow", nothing is added to
+    `live` while it has one. `decided_ms` grows, and nothing up to it is decided again.
     """
 
     namespace: str
@@ -144,6 +146,8 @@ class JobState(msgspec.Struct, frozen=True, array_like=True):
     last_run: bytes | None = None
     last_outcome: str | None = None
     failures_consecutive: int = 0
+    decided_ms: int | None = None  # the last occurrence that has an outcome
+    first_due_ms: int | None = None  # the first occurrence of the present schedule
 
 
 class Attempt(msgspec.Struct, frozen=True, array_like=True):
