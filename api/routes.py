@@ -1,0 +1,192 @@
+"""The route table: the one source of the router, the roles, and the OpenAPI document.
+
+A job is found by its id or by its namespace and name, so most routes of a job come twice.
+The two are told apart by their form: a namespace cannot look like an id.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from api import job_actions, job_batch, job_reads, job_writes, operations, parameters, run_requests
+from api.calls import JSON, MERGE_PATCH, NDJSON
+from api.operations import EXPLAINED_MAX, METRICS_TYPE
+from api.outcomes import RUN_OUTCOMES, RUN_STATES, SKIP_REASONS
+from api.parameters import choice, plain, whole
+from api.route import Route
+from storage.limits import NAME_CHARS_MAX
+
+PAGE = (parameters.LIMIT, parameters.CURSOR)
+SPAN = (parameters.SINCE, parameters.UNTIL)
+OUTCOME = choice(
+    "outcome",
+    (*RUN_OUTCOMES, *SKIP_REASONS, "skipped"),
+    "Only with one of these outcomes; `skipped` is any reason for not being launched.",
+    repeatable=True,
+)
+RUN_OUTCOME = choice("outcome", RUN_OUTCOMES, "Only with one of these outcomes.", repeatable=True)
+RUN_STATE = choice("state", RUN_STATES, "Only in one of these states.", repeatable=True)
+JOB_STATUS = choice(
+    "status", ("scheduled", "paused", "finished"), "Only with one of these.", repeatable=True
+)
+NODE = plain("node", NAME_CHARS_MAX, "Only of the member with this name.")
+TEXT = plain("q", NAME_CHARS_MAX, "Only with this text in the name or the description.")
+COUNT = whole("count", 1, EXPLAINED_MAX, "How many occurrences to show.", 5)
+ATTEMPT = whole("attempt", 1, 65_535, "Which attempt; by default the last with an output.")
+
+_JOBS = (
+    Route(
+        method="POST", path="/v1/jobs", handler=job_writes.create_job, role="write",
+        summary="Create a job", request="Job", answers={201: "CreatedJob", 200: "Preview"},
+        codes=("name_taken",), parameters=(parameters.DRY_RUN,),
+    ),
+    Route(
+        method="GET", path="/v1/jobs", handler=job_reads.list_jobs, role="read",
+        summary="List jobs, in the order of namespaces and names", answers={200: "JobPage"},
+        parameters=(parameters.NAMESPACE, JOB_STATUS, parameters.LABEL, TEXT, *PAGE),
+    ),
+    Route(
+        method="POST", path="/v1/jobs:batch", handler=job_batch.create_jobs, role="write",
+        summary="Create up to 10,000 jobs, with an answer for each", request="JobBatch",
+        answers={200: "BatchResult"}, media_types=(JSON, NDJSON),
+    ),
+    Route(
+        method="POST", path="/v1/jobs:validate", handler=job_writes.validate_job, role="read",
+        summary="Check a job and say what putting it would change", request="Job",
+        answers={200: "Preview"},
+    ),
+)  # fmt: skip
+
+_JOB = (
+    Route(
+        method="GET", path="/v1/jobs/{job}", handler=job_reads.get_job, role="read",
+        summary="Read a job", answers={200: "ShownJob"}, codes=("not_found",),
+    ),
+    Route(
+        method="PUT", path="/v1/jobs/{job}", handler=job_writes.put_job, role="write",
+        summary="Replace a job", request="Job",
+        answers={200: "CreatedJob"}, codes=("not_found", "changed_meanwhile"),
+        parameters=(parameters.DRY_RUN,), conditional=True,
+    ),
+    Route(
+        method="PATCH", path="/v1/jobs/{job}", handler=job_writes.patch_job, role="write",
+        summary="Change a job by a merge patch (RFC 7396)", request="JobPatch",
+        answers={200: "CreatedJob"}, codes=("not_found", "changed_meanwhile"),
+        parameters=(parameters.DRY_RUN,), media_types=(MERGE_PATCH, JSON), conditional=True,
+    ),
+    Route(
+        method="DELETE", path="/v1/jobs/{job}", handler=job_writes.delete_job, role="write",
+        summary="Delete a job; its history stays", answers={204: None},
+        codes=("not_found", "changed_meanwhile"), conditional=True,
+    ),
+    Route(
+        method="POST", path="/v1/jobs/{job}/pause", handler=job_actions.pause_job, role="operate",
+        summary="Pause a job", request="Nothing", request_optional=True,
+        answers={200: "PausedJob"}, codes=("not_found",),
+    ),
+    Route(
+        method="POST", path="/v1/jobs/{job}/resume", handler=job_actions.resume_job,
+        role="operate", summary="Resume a job", request="Nothing", request_optional=True,
+        answers={200: "PausedJob"}, codes=("not_found",),
+    ),
+    Route(
+        method="POST", path="/v1/jobs/{job}/run", handler=job_actions.run_job, role="operate",
+        summary="Run a job now, beside its schedule", request="Nothing", request_optional=True,
+        answers={201: "StartedRun"}, codes=("not_found", "already_running"),
+    ),
+    Route(
+        method="GET", path="/v1/jobs/{job}/next", handler=job_reads.next_occurrences,
+        role="read", summary="Show a job's next occurrences", answers={200: "NextOccurrences"},
+        codes=("not_found",), parameters=(COUNT,),
+    ),
+    Route(
+        method="GET", path="/v1/jobs/{job}/runs", handler=job_reads.job_history, role="read",
+        summary="Show what became of a job's occurrences, the latest first",
+        answers={200: "OutcomePage"}, codes=("not_found",), parameters=(OUTCOME, *SPAN, *PAGE),
+    ),
+)  # fmt: skip
+
+_RUNS = (
+    Route(
+        method="GET", path="/v1/runs", handler=run_requests.list_runs, role="read",
+        summary="List the runs of all jobs, the latest first", answers={200: "RunPage"},
+        parameters=(parameters.NAMESPACE, RUN_OUTCOME, RUN_STATE, NODE, *SPAN, *PAGE),
+    ),
+    Route(
+        method="GET", path="/v1/runs/{run}", handler=run_requests.get_run, role="read",
+        summary="Read a run with its attempts", answers={200: "FullRun"}, codes=("not_found",),
+    ),
+    Route(
+        method="GET", path="/v1/runs/{run}/output", handler=run_requests.run_output, role="read",
+        summary="Read what an attempt printed", answers={200: None},
+        codes=("not_found", "output_expired"), parameters=(ATTEMPT,), answer_type="text/plain",
+    ),
+    Route(
+        method="POST", path="/v1/runs/{run}/cancel", handler=run_requests.cancel_run,
+        role="operate", summary="Cancel a run", request="Cancellation", request_optional=True,
+        answers={200: "CancelledRun", 202: "CancelledRun"}, codes=("not_found", "already_ended"),
+    ),
+)  # fmt: skip
+
+_OPERATIONS = (
+    Route(
+        method="POST", path="/v1/schedule:explain", handler=operations.explain_schedule,
+        role="read", summary="Say in words when a schedule occurs", request="ExplainedSchedule",
+        answers={200: "Explanation"},
+    ),
+    Route(
+        method="GET", path="/v1/cluster", handler=operations.cluster_status, role="read",
+        summary="Show how this member sees the cluster", answers={200: "ClusterStatus"},
+    ),
+    Route(
+        method="GET", path="/v1/members", handler=operations.list_members, role="read",
+        summary="List the members", answers={200: "MemberPage"}, parameters=PAGE,
+    ),
+    Route(
+        method="GET", path="/healthz", handler=operations.health, role="public",
+        summary="Tell whether the process lives", answers={200: "Status"},
+    ),
+    Route(
+        method="HEAD", path="/healthz", handler=operations.health, role="public",
+        summary="Tell whether the process lives", answers={200: None},
+    ),
+    Route(
+        method="GET", path="/readyz", handler=operations.ready, role="public",
+        summary="Tell whether this node can serve", answers={200: "Status"}, codes=("not_ready",),
+    ),
+    Route(
+        method="HEAD", path="/readyz", handler=operations.ready, role="public",
+        summary="Tell whether this node can serve", answers={200: None}, codes=("not_ready",),
+    ),
+    Route(
+        method="GET", path="/metrics", handler=operations.metrics, role="read",
+        summary="Show metrics in the Prometheus text format", answers={200: None},
+        answer_type=METRICS_TYPE.partition(";")[0],
+    ),
+    Route(
+        method="GET", path="/version", handler=operations.version, role="public",
+        summary="Show versions", answers={200: "Version"},
+    ),
+    Route(
+        method="GET", path="/openapi.json", handler=operations.document, role="public",
+        summary="Show this document", answers={200: "Document"},
+    ),
+)  # fmt: skip
+
+
+def _by_name(route: Route) -> Route:
+    path = route.path.replace("{job}", "{namespace}/{name}")
+    if route.handler is not job_writes.put_job:
+        return dataclasses.replace(route, path=path)
+    summary = "Create or replace a job"
+    answers = {**route.answers, 201: "CreatedJob"}
+    return dataclasses.replace(route, path=path, summary=summary, answers=answers)
+
+
+ROUTES: tuple[Route, ...] = (
+    *_JOBS,
+    *_JOB,
+    *(_by_name(route) for route in _JOB),
+    *_RUNS,
+    *_OPERATIONS,
+)
