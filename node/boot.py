@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from api.server import Api
+from api.application import make_application
+from api.server import start_server
 from consensus.peers import PeerNetwork
 from consensus.raft_types import RaftSettings
 from node.node import Node
@@ -119,9 +120,9 @@ async def _run(
         runner=runner,
         raft_settings=boot.raft,
     )
-    api = Api(node, host=boot.http_host, port=boot.http_port, registry=node.metrics.registry)
+    application = make_application(node, version=settings.version, registry=node.metrics.registry)
     await node.start()
-    await api.start()
+    server = await start_server(application, boot.http_host, boot.http_port)
     logger.info("Member %s serves http://%s:%d", settings.name, boot.http_host, boot.http_port)
     await asyncio.wait((asked, died, node.fatal), return_when=asyncio.FIRST_COMPLETED)
     if not asked.done():
@@ -131,7 +132,7 @@ async def _run(
         await runner.stop()
         logging.shutdown()
         os._exit(EXIT_FATAL)
-    await api.stop()
+    await server.stop()
     await asyncio.wait_for(node.stop(), timeout=FAREWELL_S_MAX)
     logger.info("Member %s has stopped.", settings.name)
     return 0

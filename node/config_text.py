@@ -26,9 +26,9 @@ EXAMPLE_MEMBERS = (
 EXAMPLE_VALUES: Mapping[str, object] = {
     "cluster.name": "example",
     "node.name": "n1",
-    "tls.ca": Path("certificates/ca.pem"),
-    "tls.certificate": Path("certificates/{name}.pem"),
-    "tls.key": Path("certificates/{name}.key"),
+    "tls.ca": Path("certificates/{name}/ca.pem"),
+    "tls.certificate": Path("certificates/{name}/member.pem"),
+    "tls.key": Path("certificates/{name}/member.key"),
 }
 INTRODUCTION = """\
 Every setting of a Cronclave node, with its default, its bounds and what it is for.
@@ -122,6 +122,29 @@ def render_members(members: Iterable[MemberConfig]) -> Iterator[str]:
             value = getattr(member, setting.field)
             if value is not None:
                 yield f"{key} = {toml_value(setting, value)}"
+
+
+def render_new(
+    cluster: str, members: Iterable[MemberConfig], *, data_dir: str, certificates: str
+) -> str:
+    """Return the file of a new cluster: what it cannot do without, all else by default.
+
+    `certificates` is the folder that has one of each member's name with its certificates.
+    """
+    head = "One file for all members; `cronclave config example` shows every setting."
+    lines = [f"# {head}", "", "[cluster]", f"name = {_quoted(cluster)}", ""]
+    lines += [
+        *render_members(members),
+        "",
+        "[node]",
+        f"data_dir = {_quoted(data_dir)}",
+        "",
+        "[tls]",
+    ]
+    for key in ("ca", "certificate", "key"):
+        file = Path(str(EXAMPLE_VALUES[f"tls.{key}"])).name
+        lines.append(f"{key} = {_quoted(f'{certificates}/{{name}}/{file}')}")
+    return "\n".join(lines) + "\n"
 
 
 def render_config(config: Config, *, origins: bool) -> str:

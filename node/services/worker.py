@@ -280,7 +280,17 @@ class Worker:
         now_ms = self._timekeeper.now_ms()
         run = held.run
         self._reporter.ended(
-            Ended(held.key, run.number, run.fence, "lost", held.started_ms, now_ms, None, detail)
+            Ended(
+                held.key,
+                run.number,
+                run.fence,
+                "lost",
+                held.started_ms,
+                now_ms,
+                None,
+                detail,
+                unstarted=held.task is None,
+            )
         )
         self._drop(held)
 

@@ -1,0 +1,145 @@
+"""One suite over every store: what the state machine may rely on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from storage.lmdb_store import LmdbStore
+from storage.memory_store import MemoryStore
+from storage.store import Store
+
+MAP_BYTES = 1 << 26
+KEYS = st.binary(min_size=1, max_size=3)
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("put"), KEYS, st.binary(max_size=4)),
+        st.tuples(st.just("delete"), KEYS, st.just(b"")),
+        st.tuples(st.sampled_from(["savepoint", "rollback", "flush"]), KEYS, st.just(b"")),
+    ),
+    max_size=40,
+)
+
+
+@pytest.fixture(params=["memory", "lmdb"])
+def make_store(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> Iterator[Callable[[], MemoryStore | LmdbStore]]:
+    """Return a maker of empty stores of one kind."""
+    opened: list[LmdbStore] = []
+
+    def make() -> MemoryStore | LmdbStore:
+        if request.param == "memory":
+            return MemoryStore()
+        store = LmdbStore(tmp_path / str(len(opened)), map_bytes=MAP_BYTES)
+        opened.append(store)
+        return store
+
+    yield make
+    for store in opened:
+        store.close()
+
+
+def flush(store: Store) -> None:
+    if isinstance(store, LmdbStore):
+        store.flush()
+
+
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(steps=STEPS, low=KEYS, high=KEYS, limit=st.integers(1, 5))
+def test_a_store_behaves_like_a_sorted_dictionary(
+    make_store: Callable[[], MemoryStore | LmdbStore],
+    steps: list[tuple[str, bytes, bytes]],
+    low: bytes,
+    high: bytes,
+    limit: int,
+) -> None:
+    """Whatever was put, deleted, rolled back or flushed: reads show what is left."""
+    store = make_store()
+    model: dict[bytes, bytes] = {}
+    saved: dict[bytes, bytes] = {}
+    for kind, key, value in steps:
+        if kind == "put":
+            store.put(key, value)
+            model[key] = value
+        elif kind == "delete":
+            store.delete(key)
+            model.pop(key, None)
+        elif kind == "rollback":
+            store.rollback()
+            model = dict(saved)
+        else:
+            store.savepoint()
+            saved = dict(model)
+            if kind == "flush":
+                flush(store)
+        assert store.get(key) == model.get(key)
+    rows = sorted((k, v) for k, v in model.items() if low <= k < high)
+    assert store.scan(low, high, limit) == rows[:limit]
+    assert store.scan(low, high, limit, reverse=True) == rows[::-1][:limit]
+
+
+def test_what_was_written_is_told_in_order(
+    make_store: Callable[[], MemoryStore | LmdbStore],
+) -> None:
+    """The rolling hash covers every write since the savepoint, deletes as well."""
+    store = make_store()
+    store.put(b"a", b"1")
+    store.savepoint()
+    store.put(b"b", b"2")
+    store.delete(b"a")
+    store.put(b"b", b"3")
+    assert list(store.written()) == [(b"b", b"2"), (b"a", None), (b"b", b"3")]
+
+
+def test_what_was_flushed_is_there_after_opening_again(tmp_path: Path) -> None:
+    """A flush is one transaction: it survives, and what came after it does not."""
+    store = LmdbStore(tmp_path, map_bytes=MAP_BYTES)
+    store.put(b"a", b"1")
+    store.savepoint()
+    store.flush()
+    store.put(b"b", b"2")
+    store.close()
+    again = LmdbStore(tmp_path, map_bytes=MAP_BYTES)
+    assert (again.get(b"a"), again.get(b"b")) == (b"1", None)
+    again.close()
+
+
+def test_reads_are_the_same_before_during_and_after_a_flush(tmp_path: Path) -> None:
+    """Between the layers nothing is lost from sight and nothing comes back."""
+    store = LmdbStore(tmp_path, map_bytes=MAP_BYTES)
+    store.put(b"a", b"1")
+    store.put(b"b", b"1")
+    store.savepoint()
+    store.flush()
+    store.put(b"a", b"2")
+    store.delete(b"b")
+    store.put(b"c", b"2")
+    store.savepoint()
+    expected = [(b"a", b"2"), (b"c", b"2")]
+    assert store.scan(b"a", b"z", 9) == expected
+    assert store.begin_flush()
+    assert store.scan(b"a", b"z", 9) == expected
+    store.commit()
+    assert store.scan(b"a", b"z", 9) == expected
+    store.end_flush()
+    assert store.scan(b"a", b"z", 9) == expected
+    assert not store.begin_flush()
+    store.close()
+
+
+def test_files_belong_to_their_owner_alone(tmp_path: Path) -> None:
+    """Definitions may carry secrets; nobody else may read them."""
+    store = LmdbStore(tmp_path / "state", map_bytes=MAP_BYTES)
+    store.put(b"a", b"1")
+    store.savepoint()
+    store.flush()
+    store.close()
+    assert (tmp_path / "state").stat().st_mode & 0o077 == 0
+    assert (tmp_path / "state" / "data.mdb").stat().st_mode & 0o077 == 0
