@@ -1,0 +1,163 @@
+"""One life of a simulated member, from its start to its death, with what outlives it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from consensus.driver import Raft
+from consensus.errors import Overloaded
+from consensus.raft_types import Entry, NotLeader, RaftSettings
+from storage.memory_journal import MemoryDisk, MemoryJournal
+from tests.simulation.raft_oracle import Oracle, SafetyViolated
+from tests.simulation.virtual_loop import VirtualEnvironment, VirtualExecutor, VirtualLoop
+from tests.simulation.virtual_network import VirtualNetwork
+
+# Small bounds, so that short runs meet every one of them.
+SETTINGS = RaftSettings(
+    election_min_s=0.5,
+    election_max_s=1.0,
+    heartbeat_s=0.1,
+    entry_bytes_max=128 * 1024,
+    batch_bytes_max=4 * 1024,
+    frame_bytes_max=256 * 1024,
+    window_entries_max=16,
+    window_bytes_max=256 * 1024,
+    send_queue_bytes_max=1024 * 1024,
+    in_flight_entries_max=32,
+    in_flight_bytes_max=1024 * 1024,
+    hot_entries_max=48,
+    hot_bytes_max=512 * 1024,
+    apply_entries_max=16,
+    apply_bytes_max=64 * 1024,
+)
+
+
+@dataclass(slots=True)
+class Remains:
+    """What of a member outlives its process: the journal's disk and the flushed state."""
+
+    name: str
+    voters: frozenset[str]
+    disk: MemoryDisk
+    # The commands that were applied, with their indexes, and how many of them are flushed.
+    state: list[tuple[int, bytes]] = field(default_factory=list)
+    flushed: int = 0
+    lives: int = 0
+    # How long the disk takes for one transaction.
+    sync_s: tuple[float, float] = (0.0005, 0.002)
+
+    @property
+    def commands(self) -> list[bytes]:
+        return [command for _, command in self.state if command]
+
+
+class Life(Protocol):
+    """What the world does with a running member, whatever it is made of."""
+
+    @property
+    def leads(self) -> bool: ...
+    @property
+    def term(self) -> int: ...
+    def propose(self, command: bytes) -> None: ...
+    def kill(self, *, power_loss: bool) -> None: ...
+    def transfer(self) -> None: ...
+    def trim(self) -> None: ...
+
+
+class RaftLife:
+    """A life of a member made of the real consensus layer."""
+
+    def __init__(
+        self,
+        remains: Remains,
+        loop: VirtualLoop,
+        network: VirtualNetwork,
+        oracle: Oracle,
+        on_fatal: Callable[[str, BaseException], None],
+        seed: str,
+        settings: RaftSettings = SETTINGS,
+    ) -> None:
+        remains.lives += 1
+        self._remains = remains
+        self._oracle = oracle
+        self._waiting: dict[int, bytes] = {}
+        self._environment = VirtualEnvironment(loop, f"{seed}/{remains.name}/{remains.lives}")
+        self._executor = VirtualExecutor(loop, self._sync_s)
+        self._end = network.end(remains.name)
+        self.raft = Raft(
+            member=remains.name,
+            voters=remains.voters,
+            cluster="simulated",
+            journal=MemoryJournal(remains.disk),
+            network=self._end,
+            environment=self._environment,
+            settings=settings,
+            applied_index=remains.state[-1][0] if remains.state else 0,
+            apply=self._apply,
+            receive=self._receive,
+            on_leadership=self._on_leadership,
+            on_fatal=lambda error: on_fatal(remains.name, error),
+            writer=self._executor,
+        )
+        self.heard: list[tuple[str, bytes]] = []
+        self._start = loop.create_task(self.raft.start())
+
+    @property
+    def leads(self) -> bool:
+        return self.raft.is_leader
+
+    @property
+    def term(self) -> int:
+        return self.raft.term
+
+    def propose(self, command: bytes) -> None:
+        try:
+            self._waiting[self.raft.propose(command)] = command
+        except (NotLeader, Overloaded):
+            self._oracle.counts["refused"] += 1
+
+    def transfer(self) -> None:
+        if self.raft.is_leader:
+            self.raft.transfer_leadership(None)
+
+    def trim(self) -> None:
+        flushed = self._remains.flushed
+        if flushed:
+            self.raft.trim(self._remains.state[flushed - 1][0])
+
+    def kill(self, *, power_loss: bool) -> None:
+        """End the process. With a power loss, its disk forgets what was not synced."""
+        finish = self._environment.random.random() < 0.5
+        self._start.cancel()
+        self.raft.abort()
+        self._end.leave()
+        self._executor.crash(finish=finish)
+        if power_loss:
+            self._remains.disk.lose_power()
+        del self._remains.state[self._remains.flushed :]
+
+    def _sync_s(self) -> float:
+        if self._environment.random.random() < 0.1:
+            self._remains.flushed = len(self._remains.state)
+        return self._environment.random.uniform(*self._remains.sync_s)
+
+    def _apply(self, entries: Sequence[Entry]) -> None:
+        state = self._remains.state
+        for entry in entries:
+            expected = state[-1][0] + 1 if state else 1
+            if entry.index != expected:
+                raise SafetyViolated(f"Entry {entry.index} was applied instead of {expected}.")
+            self._oracle.applied(self._remains.name, entry.index, entry.command)
+            state.append((entry.index, entry.command))
+            command = self._waiting.pop(entry.index, None)
+            if command is not None and command == entry.command:
+                self._oracle.acknowledge(self._remains.name, entry.index, command)
+
+    def _receive(self, member: str, payload: bytes) -> None:
+        self.heard.append((member, payload))
+
+    def _on_leadership(self, leads: bool) -> None:
+        if leads:
+            self._oracle.leads(self._remains.name, self.raft.term)

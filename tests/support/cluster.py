@@ -1,0 +1,374 @@
+"""Three nodes as a new user starts them, and the hand that harms them.
+
+Every process is held by a pidfd from the moment its number is known, so a signal can reach
+nobody else, however long ago it died. Whatever was started is dead when the block ends, and
+an assertion that fails carries the last lines of all logs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import aiohttp
+
+CRONCLAVE = str(Path(sys.executable).parent / "cronclave")
+READY_S = 30.0
+REQUEST_S = 15.0
+LAUNCHER_S = 10.0
+POLL_S = 0.05
+LOG_BYTES_SHOWN = 3_000
+# Below the range from which the kernel takes the ports of outgoing connections.
+PORTS = range(20_000, 32_000, 20)
+PORTS_OF_A_CLUSTER = 10
+GONE = (aiohttp.ClientError, ConnectionError, TimeoutError)
+
+
+async def until(
+    condition: Callable[[], Awaitable[object]], what: str, *, timeout_s: float = 20.0
+) -> Any:
+    """Return the first true value of `condition`, or fail with what was waited for.
+
+    A condition that raises AssertionError, or because a node is gone, counts as false.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    last: object = None
+    while True:
+        try:
+            if found := await condition():
+                return found
+            last = found
+        except (AssertionError, *GONE) as error:
+            last = error
+        if time.monotonic() > deadline_s:
+            raise AssertionError(f"After {timeout_s:.0f} s still not: {what}. Last: {last!r}")
+        await asyncio.sleep(POLL_S)
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a node said."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: Any
+
+    def expect(self, *statuses: int) -> Answer:
+        """Return this answer, or fail with it when it is not one of those."""
+        assert self.status in statuses, (self.status, self.body)
+        return self
+
+    @property
+    def index(self) -> int:
+        return int(self.headers["X-Cronclave-Index"])
+
+
+class Process:
+    """A process that can be signalled and waited for, whoever its parent is."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._descriptor = os.pidfd_open(pid)
+
+    @property
+    def alive(self) -> bool:
+        poll = select.poll()
+        poll.register(self._descriptor, select.POLLIN)
+        return not poll.poll(0)
+
+    def send(self, number: int) -> None:
+        with suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._descriptor, number)
+
+    async def dead(self, *, timeout_s: float = 15.0) -> None:
+        """Wait for the end, however it comes."""
+
+        async def gone() -> bool:
+            return not self.alive
+
+        await until(gone, f"process {self.pid} is dead", timeout_s=timeout_s)
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+
+def in_seconds(delay_s: float) -> str:
+    """Return the time after a delay, in the form of the API."""
+    return (datetime.now(UTC) + timedelta(seconds=delay_s)).isoformat(timespec="milliseconds")
+
+
+class Node:
+    """One member of the cluster: its address, its directory, and its process of the moment."""
+
+    def __init__(self, session: aiohttp.ClientSession, entry: Mapping[str, Any]) -> None:
+        self.name: str = entry["name"]
+        self.url: str = entry["url"].rstrip("/")
+        self.data_dir = Path(entry["data_dir"])
+        self.process = Process(entry["pid"])
+        self._session = session
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        document: object = None,
+        *,
+        body: bytes | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Send a request and return the answer, its body decoded if it is JSON."""
+        if document is not None:
+            body = json.dumps(document).encode()
+        sent = {**({} if body is None else {"Content-Type": "application/json"}), **(headers or {})}
+        data = None if body is None else io.BytesIO(body)
+        async with self._session.request(
+            method, self.url + path, data=data, headers=sent
+        ) as response:
+            content = await response.read()
+            decoded: Any = content
+            if "json" in response.headers.get("Content-Type", ""):
+                decoded = json.loads(content)
+            return Answer(response.status, response.headers.copy(), decoded)
+
+    async def get(self, path: str) -> Any:
+        """Return the decoded body of a GET that succeeds."""
+        return (await self.request("GET", path)).expect(200).body
+
+    async def job_names(self, min_index: int = 0) -> set[str]:
+        """Return the names of all jobs that this node knows, all pages of them."""
+        names: set[str] = set()
+        cursor = ""
+        while True:
+            page = await self.get(f"/v1/jobs?limit=1000&min_index={min_index}{cursor}")
+            names.update(job["name"] for job in page["items"])
+            if page["next_cursor"] is None:
+                return names
+            cursor = f"&cursor={page['next_cursor']}"
+
+    async def outcomes(self, job: str) -> list[Any]:
+        """Return what became of the latest occurrences of a job, by its id."""
+        items = (await self.get(f"/v1/jobs/{job}/runs?limit=1000"))["items"]
+        assert isinstance(items, list)
+        return items
+
+    async def run(self, run: str) -> Any:
+        """Return a run in full, by its id."""
+        return await self.get(f"/v1/runs/{run}")
+
+    async def ended(self, run: str, *, timeout_s: float = 20.0) -> Any:
+        """Wait until this node knows that a run has ended, and return it."""
+
+        async def found() -> Any:
+            shown = await self.run(run)
+            return shown if shown["state"] == "ended" else None
+
+        return await until(found, f"run {run} has ended", timeout_s=timeout_s)
+
+    async def ready(self) -> bool:
+        return (await self.request("GET", "/readyz")).status == 200
+
+    async def status(self) -> Any:
+        """Return how this node sees the cluster."""
+        return await self.get("/v1/cluster")
+
+    async def kill(self) -> None:
+        """End it as a power loss would."""
+        self.process.send(signal.SIGKILL)
+        await self.process.dead()
+
+
+class Cluster:
+    """Three nodes on the loopback address, started by `cronclave dev`."""
+
+    def __init__(self, directory: Path, session: aiohttp.ClientSession) -> None:
+        self.directory = directory
+        self.nodes: list[Node] = []
+        self._session = session
+        self._children: list[subprocess.Popen[bytes]] = []
+        self._retired: list[Process] = []
+
+    # --- Life ------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Start all nodes and wait until each is ready."""
+        arguments = ["dev", "--nodes", "3", "--no-samples", "--data", str(self.directory)]
+        launcher = self._spawn([*arguments, "--port", str(free_port())], "dev")
+
+        async def listed() -> list[Any]:
+            assert launcher.poll() is None, f"cronclave dev ended with {launcher.returncode}"
+            with suppress(OSError, ValueError):
+                return list(json.loads((self.directory / "dev.json").read_text()))
+            return []
+
+        entries = await until(listed, "dev.json is written", timeout_s=READY_S)
+        self.nodes = [Node(self._session, entry) for entry in entries]
+        assert [node.name for node in self.nodes] == ["n1", "n2", "n3"]
+        await self.ready()
+
+    async def restart(self, *nodes: Node) -> None:
+        """Start nodes that have died on the data that they have left behind."""
+        config = str(self.directory / "cluster.toml")
+        for node in nodes:
+            assert not node.process.alive
+            child = self._spawn(["node", "--config", config, "--name", node.name], node.name)
+            self._retired.append(node.process)
+            node.process = Process(child.pid)
+
+    async def ready(self, *nodes: Node) -> None:
+        """Wait until these nodes, or all, say that they are ready."""
+        for node in nodes or self.nodes:
+
+            async def decided(node: Node = node) -> bool:
+                return not node.process.alive or await node.ready()
+
+            await until(decided, f"{node.name} is ready", timeout_s=READY_S)
+            assert node.process.alive, f"{node.name} has ended instead of becoming ready"
+
+    def _spawn(self, arguments: Sequence[str], name: str) -> subprocess.Popen[bytes]:
+        with self.log(name).open("ab") as log:
+            child = subprocess.Popen(
+                [CRONCLAVE, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        self._children.append(child)
+        return child
+
+    def close(self) -> None:
+        """End everything that was started here, whatever state it is in."""
+        processes = [*self._retired, *(node.process for node in self.nodes)]
+        for process in processes:
+            process.send(signal.SIGKILL)
+        # The launcher may have nodes that are not known here; asked twice, it kills them.
+        for child in self._children[:1]:
+            for _ in range(2):
+                child.terminate()
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(timeout=LAUNCHER_S)
+        for child in self._children:
+            child.kill()
+            child.wait()
+        for process in processes:
+            process.close()
+
+    # --- Logs ------------------------------------------------------------------------------
+
+    def log(self, name: str) -> Path:
+        """Return where the output of a process goes that was started here."""
+        return self.directory.parent / f"{name}.output"
+
+    def last_words(self) -> str:
+        """Return the ends of all logs."""
+        folders = (self.directory.parent, self.directory)
+        logs = sorted({path for folder in folders for path in _logs(folder)})
+        shown = (
+            f"--- {path.parent.name}/{path.name}\n{path.read_bytes()[-LOG_BYTES_SHOWN:].decode(errors='replace')}"
+            for path in logs
+        )
+        return "\n".join(shown)
+
+    # --- Questions ---------------------------------------------------------------------------
+
+    @property
+    def alive(self) -> list[Node]:
+        return [node for node in self.nodes if node.process.alive]
+
+    def others(self, *nodes: Node) -> list[Node]:
+        return [node for node in self.nodes if node not in nodes]
+
+    def named(self, name: str) -> Node:
+        return next(node for node in self.nodes if node.name == name)
+
+    async def leader(self) -> Node:
+        """Wait until all that live agree on a leader that lives, and return it."""
+
+        async def agreed() -> Node | None:
+            names = {(await node.status())["leader"] for node in self.alive}
+            found = [node for node in self.alive if {node.name} == names]
+            return found[0] if found else None
+
+        leader = await until(agreed, "the nodes agree on a leader")
+        assert isinstance(leader, Node)
+        return leader
+
+    async def write(self, path: str, document: object, first: Node) -> Answer:
+        """Post something until a node acknowledges it, as a careful client does.
+
+        The same idempotency key goes with every try, so it takes effect once.
+        """
+        headers = {"Idempotency-Key": str(uuid4())}
+        order = [first, *self.others(first)]
+        tries = 0
+
+        async def acknowledged() -> Answer | None:
+            nonlocal tries
+            node = order[tries % len(order)]
+            tries += 1
+            answer = await node.request("POST", path, document, headers=headers)
+            return None if answer.status in (429, 503, 504) else answer
+
+        answer = await until(acknowledged, f"POST {path} is acknowledged")
+        assert isinstance(answer, Answer)
+        return answer.expect(200, 201, 202)
+
+    async def agree_on_state(self) -> None:
+        """Wait until all nodes are at one index; fail if their states differ there."""
+
+        async def level() -> list[Any] | None:
+            states = await asyncio.gather(*(node.status() for node in self.nodes))
+            return states if len({state["applied_index"] for state in states}) == 1 else None
+
+        states = await until(level, "all nodes have applied the same index")
+        assert len({state["state_hash"] for state in states}) == 1, states
+
+
+def _logs(folder: Path) -> Iterable[Path]:
+    return (*folder.glob("*.output"), *folder.glob("*.log"), *folder.glob("*/*.log"))
+
+
+def free_port() -> int:
+    """Return the first of a row of ports that nobody uses."""
+    start = os.getpid() % len(PORTS)
+    for place in range(len(PORTS)):
+        base = PORTS[(start + place) % len(PORTS)]
+        if all(_is_free(port) for port in range(base, base + PORTS_OF_A_CLUSTER)):
+            return base
+    raise AssertionError("There are no free ports.")
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+@asynccontextmanager
+async def three_nodes(folder: Path) -> AsyncIterator[Cluster]:
+    """Start a cluster whose data lies below `folder`; end all of it at the end."""
+    timeout = aiohttp.ClientTimeout(total=REQUEST_S)
+    async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
+        cluster = Cluster(folder / "cluster", session)
+        try:
+            await cluster.start()
+            yield cluster
+        except BaseException as error:
+            error.add_note(cluster.last_words())
+            raise
+        finally:
+            cluster.close()

@@ -1,0 +1,204 @@
+"""A cluster of one member in memory: the real state machine under a clock that is set.
+
+Everything a request does to the state passes the real codecs and the real machine; what
+is missing is agreement, the disk, and time that passes by itself.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from prometheus_client import CollectorRegistry, generate_latest
+
+from api.cluster import ClusterStatus
+from api.faults import Fault
+from consensus import commands
+from consensus.commands import (
+    Batch,
+    Claim,
+    ClaimOccurrence,
+    ClaimRun,
+    Command,
+    Cursor,
+    Ended,
+    Heartbeat,
+    Report,
+    Result,
+    Started,
+)
+from consensus.context import Effects
+from consensus.errors import ConsensusError, NoQuorum
+from consensus.machine import Machine
+from storage import keys, models
+from storage.memory_store import MemoryStore
+from storage.models import JobState, Outcome, Run
+
+START_MS = 1_764_000_000_000  # 2025-11-24T16:00:00Z
+INCARNATION = bytes(15) + b"\x01"
+LEASE_MS = 10_000_000_000
+
+
+class SetEnvironment:
+    """Time that stands still until a test moves it, and chance from a seed."""
+
+    def __init__(self, seed: int = 1) -> None:
+        self.random = random.Random(seed)
+        self.now_ms = START_MS
+
+    def wall_ms(self) -> int:
+        return self.now_ms
+
+    def monotonic_s(self) -> float:
+        return self.now_ms / 1_000
+
+
+class SingleCluster:
+    """An `api.cluster.Cluster` whose proposals are applied before they return."""
+
+    def __init__(self) -> None:
+        self.environment = SetEnvironment()
+        self.registry = CollectorRegistry()
+        self.view = MemoryStore()
+        self.machine = Machine(self.view)
+        self.effects = Effects()
+        self.has_quorum = True
+        self.missing: list[str] = []
+        self.failure: ConsensusError | None = None
+        self.proposals = 0
+        self.barriers = 0
+        self._sequence = 0
+
+    @property
+    def applied_index(self) -> int:
+        return self.machine.applied_index
+
+    async def propose(self, wishes: Sequence[Command], *, timeout_s: float) -> tuple[Result, ...]:
+        assert timeout_s > 0
+        self.proposals += 1
+        if self.failure is not None:
+            raise self.failure
+        if not self.has_quorum:
+            raise NoQuorum
+        return self.apply(*wishes)
+
+    def apply(self, *wishes: Command) -> tuple[Result, ...]:
+        """Apply commands as one entry at the present time."""
+        self._sequence += 1
+        now_ms = self.environment.now_ms
+        batch = Batch(bytes(16), self._sequence, self._sequence, now_ms + 10_000, tuple(wishes))
+        entry = commands.pack_entry(now_ms, [commands.encode_batch(batch)])
+        index = self.machine.applied_index + 1
+        ((_, _, results),) = self.machine.apply(index, 1, entry, self.effects)
+        self.machine.finish()
+        return commands.decode_results(commands.encode_result(results))
+
+    async def barrier(self, *, timeout_s: float) -> None:
+        assert timeout_s > 0
+        self.barriers += 1
+        if not self.has_quorum:
+            raise NoQuorum
+
+    async def wait_applied(self, index: int, *, timeout_s: float) -> bool:
+        assert timeout_s > 0
+        return self.machine.applied_index >= index
+
+    def status(self) -> ClusterStatus:
+        return ClusterStatus(
+            cluster="test",
+            member="alpha",
+            role="leader",
+            leader="alpha",
+            term=1,
+            commit_index=self.applied_index,
+            applied_index=self.applied_index,
+            has_quorum=self.has_quorum,
+            caught_up=True,
+            clock_ms=self.machine.clock_ms,
+            clock_offset_ms=0,
+            state_hash=self.machine.state_hash.hex(),
+            voters=("alpha",),
+            counters=dict(self.machine.counters),
+            slots=8,
+            slots_used=0,
+        )
+
+    def readiness(self) -> list[str]:
+        return self.missing
+
+    def validate_action(self, action: Mapping[str, Any], pointer: str) -> list[Fault]:
+        if action.get("type") not in ("noop", "http", "command"):
+            detail = 'An action has a "type": "noop", "http" or "command".'
+            return [Fault(f"{pointer}/type", "unknown_value", detail)]
+        return []
+
+    def metrics_text(self) -> bytes:
+        return generate_latest(self.registry)
+
+    # What a member would do with the jobs, one step at a time.
+
+    def advance(self, milliseconds: int) -> None:
+        self.environment.now_ms += milliseconds
+
+    def heartbeat(self, member: str = "alpha", incarnation: bytes = INCARNATION) -> None:
+        beat = Heartbeat(
+            member, incarnation, LEASE_MS, 8, "http://alpha:7700", "0.1.0", "2026a", {}, True, 0
+        )
+        self.apply(beat)
+
+    def state(self, job: bytes) -> JobState:
+        raw = self.view.get(keys.JOB_STATE + job)
+        assert raw is not None
+        return models.decode_job_state(raw)
+
+    def run(self, run: bytes) -> Run:
+        raw = self.view.get(keys.OUTCOME + run)
+        assert raw is not None
+        found = models.decode_outcome(raw)
+        assert isinstance(found, Run)
+        return found
+
+    def launch(self, job: bytes, following: Cursor | None = None) -> bytes:
+        """Claim a job's present occurrence and return the key of its run."""
+        state = self.state(job)
+        assert state.due_ms is not None
+        assert state.start_ms is not None
+        launched = Cursor(state.due_ms, state.start_ms)
+        item = ClaimOccurrence(job, state.revision, state.due_ms, launched, (), following)
+        self.apply(Claim(INCARNATION, (item,)))
+        return keys.run_key(job, state.due_ms)
+
+    def claim_run(self, run: bytes) -> None:
+        """Claim a queued run."""
+        self.apply(Claim(INCARNATION, (ClaimRun(run, self.run(run).start_ms),)))
+
+    def start(self, run: bytes) -> None:
+        record = self.run(run)
+        now_ms = self.environment.now_ms
+        self.apply(Report((Started(run, record.number, record.fence, now_ms),)))
+
+    def end(
+        self,
+        run: bytes,
+        outcome: Outcome = "succeeded",
+        *,
+        output: tuple[bytes, ...] = (),
+        retry_start_ms: int | None = None,
+    ) -> None:
+        record = self.run(run)
+        now_ms = self.environment.now_ms
+        item = Ended(
+            run,
+            record.number,
+            record.fence,
+            outcome,
+            now_ms,
+            now_ms,
+            0 if outcome == "succeeded" else 1,
+            "",
+            retry_start_ms,
+            output,
+            sum(len(chunk) for chunk in output),
+        )
+        self.apply(Report((item,)))
