@@ -114,6 +114,13 @@ def issue_member(
 
 
 def contexts(directory: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Return the contexts from the files that `issue_member` puts into a directory."""
+    return load_contexts(
+        directory / CA_CERTIFICATE, directory / MEMBER_CERTIFICATE, directory / MEMBER_KEY
+    )
+
+
+def load_contexts(ca: Path, certificate: Path, key: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """Return the contexts for accepting and for dialing members, TLS 1.3, both sides proven.
 
     Host names are not checked, for members are known by their URI: see `peer_member`.
@@ -121,7 +128,7 @@ def contexts(directory: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     Raises:
         CertificateError: a file is missing, unreadable or readable for others.
     """
-    _check_private(directory / MEMBER_KEY)
+    _check_private(key)
     server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
@@ -129,12 +136,12 @@ def contexts(directory: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:
         context.minimum_version = ssl.TLSVersion.TLSv1_3
         context.verify_mode = ssl.CERT_REQUIRED
         try:
-            context.load_cert_chain(directory / MEMBER_CERTIFICATE, directory / MEMBER_KEY)
-            context.load_verify_locations(directory / CA_CERTIFICATE)
+            context.load_cert_chain(certificate, key)
+            context.load_verify_locations(ca)
         except OSError as error:
             raise CertificateError(
-                f"The certificates in {directory} cannot be loaded: {error}. Expected are "
-                f"{CA_CERTIFICATE}, {MEMBER_CERTIFICATE} and {MEMBER_KEY}."
+                f"The certificate {certificate} with the key {key} and the authority {ca} cannot "
+                f"be loaded: {error}."
             ) from error
     return server, client
 

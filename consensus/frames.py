@@ -9,7 +9,7 @@ all four with what it knows before it looks at the message.
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
 
@@ -206,3 +206,40 @@ def decode_membership(content: bytes) -> tuple[str, str]:
         return msgspec.msgpack.decode(content, type=tuple[str, str])
     except msgspec.MsgspecError as error:
         raise FrameError(f"The membership entry cannot be read: {error}") from error
+
+
+class Greeting(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The first bytes of a connection: who dials, and whom it means to reach."""
+
+    wire_version: Number
+    cluster: Name
+    sender: Name
+    receiver: Name
+
+
+class Welcome(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+    """The only bytes that come back: who was reached, and why not, if it does not listen."""
+
+    cluster: Name
+    member: Name
+    refusal: Annotated[str, msgspec.Meta(max_length=REASON_CHARS_MAX)]
+
+
+_Hand = TypeVar("_Hand", Greeting, Welcome)
+
+
+def encode_hand(hand: Greeting | Welcome) -> bytes:
+    """Return the bytes of one side of the handshake."""
+    return _encoder.encode(hand)
+
+
+def decode_hand(content: bytes, kind: type[_Hand]) -> _Hand:
+    """Return one side of the handshake.
+
+    Raises:
+        FrameError: the bytes are something else.
+    """
+    try:
+        return msgspec.msgpack.decode(content, type=kind)
+    except msgspec.MsgspecError as error:
+        raise FrameError(f"The handshake cannot be read: {error}") from error

@@ -1,12 +1,14 @@
-"""Connections between members: TCP, mutual TLS, whole frames, bounded queues.
+"""The wire between members: frames over TCP, both sides proven by certificate.
 
-Of two members, the one whose name sorts first dials; the other accepts. So there is one
-connection a pair, and a new one replaces the old, which is closed and not read any more.
-Who is at the other end is proven by its certificate before a byte of a frame is looked
-at; the greeting that follows only says which wire and cluster it believes to be in.
+Every member dials every other and speaks on the connection it has dialed; it listens on
+those that it has accepted. Who is at the other end is decided by the certificate, before
+the first byte of the protocol is read, and compared with what the handshake claims. A pair
+counts as connected when both directions are; a direction that is replaced or lost ends
+the session, so that no frame of an old connection is taken for one of the new.
 
-A peer that does not read is cut off when its queue is full: consensus repeats what was
-lost, and nothing else may grow.
+Everything is bounded: connects and handshakes in time, frames and queues in bytes,
+strangers in number. A peer that does not drain its queue is disconnected, and what it
+missed is sent again from the log. The kernel watches silent connections.
 """
 
 from __future__ import annotations
@@ -15,43 +17,33 @@ import asyncio
 import logging
 import socket
 import ssl
-import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import cast
 
-from consensus.certificates import load_context, peer_member
-from consensus.raft_types import Listener
+from consensus import frames
+from consensus.certificates import CertificateError, peer_member
+from consensus.peer_links import Accepted, Dialed, PeerRefused
+from consensus.raft_types import Listener, RaftSettings
 from storage.clock import Environment
 
 logger = logging.getLogger(__name__)
 
-CONNECT_S_MAX = 2.0
-HANDSHAKE_S_MAX = 5.0
-RETRY_S_MIN, RETRY_S_MAX = 0.1, 1.0
-GREETING_BYTES_MAX = 1_024
-# Unanswered data, or silence, for this long means that the other end is gone.
-SILENCE_MS_MAX = 10_000
-_LENGTH = struct.Struct(">I")
-
 Address = tuple[str, int]
+# Contexts for accepting and for dialing, see `certificates.contexts`.
+Tls = tuple[ssl.SSLContext, ssl.SSLContext]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PeerSecurity:
-    """The files by which a member proves who it is; see `consensus.certificates`."""
-
-    ca: Path
-    certificate: Path
-    key: Path
+CONNECT_S_MAX = 2.0
+RETRY_S_MIN, RETRY_S_MAX = 0.1, 1.0
+# Accepted connections that have not said who they are.
+STRANGERS_MAX = 64
+# For how long sent bytes may stay unacknowledged, and a silent peer is believed alive.
+SILENCE_MS_MAX = 4000
 
 
 class PeerNetwork:
-    """A `consensus.raft_types.Network` over TCP.
+    """One member's connections to all others (`consensus.raft_types.Network`).
 
-    `addresses` has an entry for every member, this one included, which listens there.
-    Without `security` anybody may claim to be a member: for tests on loopback.
+    `listen` is bound at `start`; port 0 takes a free one, see `port`. Without `tls` nothing
+    is encrypted and nobody is proven, which is for tests on the loopback interface.
     """
 
     def __init__(
@@ -59,232 +51,235 @@ class PeerNetwork:
         *,
         member: str,
         cluster: str,
+        voters: frozenset[str],
+        listen: Address,
         addresses: Mapping[str, Address],
-        security: PeerSecurity | None,
+        tls: Tls | None,
         environment: Environment,
-        frame_bytes_max: int,
-        send_queue_bytes_max: int,
+        settings: RaftSettings,
     ) -> None:
         self.member = member
         self.cluster = cluster
-        self.addresses = dict(addresses)
-        self.frame_bytes_max = frame_bytes_max
-        self.secured = security is not None
-        self._queue_bytes_max = send_queue_bytes_max
+        self.settings = settings
+        self._voters = voters
+        self._listen = listen
+        self._addresses = dict(addresses)
+        self._tls = tls
         self._environment = environment
-        self._server_tls: ssl.SSLContext | None = None
-        self._client_tls: ssl.SSLContext | None = None
-        if security is not None:
-            files = (security.ca, security.certificate, security.key)
-            self._server_tls = load_context(*files, server=True)
-            self._client_tls = load_context(*files, server=False)
-        self._listener: Listener | None = None
         self._server: asyncio.Server | None = None
-        self._links: dict[str, Link] = {}
-        self._dialers: list[asyncio.Task[None]] = []
+        self._dialers: dict[str, asyncio.Task[None]] = {}
+        # Set when it is worth trying a member again at once.
+        self._hints = {name: asyncio.Event() for name in voters - {member}}
+        self._strangers: set[Accepted] = set()
+        self._accepted: dict[str, Accepted] = {}
+        self._dialed: dict[str, Dialed] = {}
+        # The pairs of connections that the listener was told about.
+        self._pairs: dict[str, tuple[Accepted, Dialed]] = {}
+
+    @property
+    def port(self) -> int:
+        """Return the port that is listened on."""
+        if self._server is None:
+            raise RuntimeError("The network is not started, so no port is bound yet.")
+        return int(self._server.sockets[0].getsockname()[1])
 
     async def start(self, listener: Listener) -> None:
-        """Listen, and dial those members whose names sort behind this one's."""
+        """Listen for members and dial them.
+
+        Raises:
+            OSError: the address cannot be bound.
+        """
         self._listener = listener
         loop = asyncio.get_running_loop()
-        host, port = self.addresses[self.member]
         self._server = await loop.create_server(
-            lambda: Link(self, None),
-            host,
-            port,
-            ssl=self._server_tls,
-            ssl_handshake_timeout=HANDSHAKE_S_MAX if self._server_tls else None,
+            lambda: Accepted(self),
+            *self._listen,
+            ssl=self._tls[0] if self._tls else None,
+            ssl_handshake_timeout=CONNECT_S_MAX if self._tls else None,
         )
-        self._dialers = [
-            loop.create_task(self._dial(name)) for name in self.addresses if name > self.member
-        ]
+        for name in sorted(self._hints):
+            self._dialers[name] = loop.create_task(self._keep_dialing(name))
 
     async def stop(self) -> None:
-        for task in self._dialers:
-            task.cancel()
-        await asyncio.gather(*self._dialers, return_exceptions=True)
+        """Close every connection. May be repeated."""
+        dialers = list(self._dialers.values())
         self._dialers.clear()
-        for link in list(self._links.values()):
-            link.abort("this member is stopping")
+        for task in dialers:
+            task.cancel()
+        await asyncio.gather(*dialers, return_exceptions=True)
+        for link in [*self._strangers, *self._accepted.values(), *self._dialed.values()]:
+            link.abort()
         if self._server is not None:
             self._server.close()
+            await self._server.wait_closed()
             self._server = None
 
+    def set_addresses(self, addresses: Mapping[str, Address]) -> None:
+        """Dial members at these addresses from now on; where one changed, at once."""
+        changed = [n for n in self._hints if addresses.get(n) != self._addresses.get(n)]
+        self._addresses = dict(addresses)
+        for name in changed:
+            self._hints[name].set()
+            if name in self._dialed:
+                self._dialed[name].abort()
+
+    # --- Frames -----------------------------------------------------------------------
+
     def send(self, member: str, frame: bytes) -> bool:
-        link = self._links.get(member)
-        if link is None:
+        """Queue a frame; False if it cannot be sent. A queue that overflows is closed."""
+        link = self._dialed.get(member)
+        if link is None or member not in self._pairs:
             return False
-        if link.queued_bytes + len(frame) > self._queue_bytes_max:
-            link.abort("its queue is full")
+        if link.queued_bytes + len(frame) > self.settings.send_queue_bytes_max:
+            self.close(member, "it does not take what is sent to it")
             return False
         link.send(frame)
         return True
 
     def queued_bytes(self, member: str) -> int:
-        link = self._links.get(member)
+        """Return what the member's socket has not taken yet."""
+        link = self._dialed.get(member)
         return 0 if link is None else link.queued_bytes
 
     def close(self, member: str, reason: str) -> None:
-        link = self._links.get(member)
-        if link is not None:
-            link.abort(reason)
+        """Drop both connections to a member; it is dialed again."""
+        logger.warning("Member %s is disconnected: %s.", member, reason)
+        for link in (self._accepted.get(member), self._dialed.get(member)):
+            if link is not None:
+                link.abort()
 
-    # --- Links -----------------------------------------------------------------------------
+    # --- What the links report --------------------------------------------------------
 
-    async def _dial(self, member: str) -> None:
-        """Keep a connection to a member up, for ever."""
-        delay_s = RETRY_S_MIN
-        while True:
-            closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            try:
-                await asyncio.wait_for(self._connect(member, closed), CONNECT_S_MAX)
-            except (OSError, TimeoutError) as error:
-                logger.debug("Member %s cannot be reached: %s", member, error)
-            else:
-                await closed
-                delay_s = RETRY_S_MIN
-            jitter = 0.5 + self._environment.random.random() / 2
-            await asyncio.sleep(delay_s * jitter)
-            delay_s = min(delay_s * 2, RETRY_S_MAX)
+    def admit_stranger(self, link: Accepted) -> None:
+        """Count a connection that was just accepted.
 
-    async def _connect(self, member: str, closed: asyncio.Future[None]) -> None:
-        host, port = self.addresses[member]
-        await asyncio.get_running_loop().create_connection(
-            lambda: Link(self, member, closed), host, port, ssl=self._client_tls
-        )
+        Raises:
+            PeerRefused: too many have not said who they are.
+        """
+        if len(self._strangers) >= STRANGERS_MAX:
+            raise PeerRefused("Too many connections have not said who they are.")
+        self._strangers.add(link)
 
-    def established(self, link: Link, member: str) -> None:
-        """Take a link into use whose other end is proven; it replaces an older one."""
-        assert self._listener is not None
-        before = self._links.get(member)
-        self._links[member] = link
+    def identify(self, transport: asyncio.BaseTransport) -> str | None:
+        """Return whom the certificate at the other end names; None without certificates.
+
+        Raises:
+            PeerRefused: it names nobody of this cluster.
+        """
+        if self._tls is None:
+            return None
+        try:
+            return peer_member(transport.get_extra_info("peercert"), self.cluster)
+        except CertificateError as error:
+            raise PeerRefused(str(error)) from error
+
+    def greet(self, link: Accepted, proven: str | None, greeting: frames.Greeting) -> str:
+        """Check who dialed, and take it for that member from now on.
+
+        Raises:
+            PeerRefused: it is not a member, or means somebody else.
+        """
+        sender = greeting.sender
+        if greeting.wire_version != frames.WIRE_VERSION:
+            raise PeerRefused(f"Wire version {greeting.wire_version} is not {frames.WIRE_VERSION}.")
+        if (greeting.cluster, greeting.receiver) != (self.cluster, self.member):
+            raise PeerRefused(
+                f"This is member {self.member!r} of cluster {self.cluster!r}, not "
+                f"{greeting.receiver!r} of {greeting.cluster!r}."
+            )
+        if sender not in self._hints or proven not in (None, sender):
+            raise PeerRefused(f"{sender!r} is not admitted (its certificate names {proven!r}).")
+        self._strangers.discard(link)
+        before = self._accepted.get(sender)
+        self._accepted[sender] = link
         if before is not None:
-            before.abort("a new connection took its place")
-        self._listener.connected(member)
+            before.abort()
+        self._hints[sender].set()
+        return sender
 
-    def lost(self, link: Link, member: str) -> None:
-        if self._links.get(member) is link:
-            del self._links[member]
-            assert self._listener is not None
-            self._listener.disconnected(member)
+    def ready(self, member: str) -> None:
+        """Tell the listener if both directions to a member are up now."""
+        accepted, dialed = self._accepted.get(member), self._dialed.get(member)
+        if accepted is None or dialed is None:
+            return
+        if self._pairs.get(member) != (accepted, dialed):
+            self._part(member)
+            self._pairs[member] = (accepted, dialed)
+            self._listener.connected(member)
 
-    def received(self, link: Link, member: str, frame: bytes) -> None:
-        if self._links.get(member) is link:
-            assert self._listener is not None
+    def received(self, link: Accepted, member: str, frame: bytes) -> None:
+        """Take a frame, unless the connection has been replaced."""
+        if self._accepted.get(member) is link:
             self._listener.received(member, frame)
 
+    def lost(self, link: Accepted | Dialed) -> None:
+        """Take note that a connection is closed."""
+        if isinstance(link, Accepted):
+            self._strangers.discard(link)
+            gone = [name for name, known in self._accepted.items() if known is link]
+            self._accepted = {n: known for n, known in self._accepted.items() if known is not link}
+        else:
+            gone = [name for name, known in self._dialed.items() if known is link]
+            self._dialed = {n: known for n, known in self._dialed.items() if known is not link}
+        for member in gone:
+            self._part(member)
 
-class Link(asyncio.Protocol):
-    """One connection: framing, and the greeting that opens it."""
+    def _part(self, member: str) -> None:
+        if self._pairs.pop(member, None) is not None:
+            self._listener.disconnected(member)
 
-    def __init__(
-        self,
-        network: PeerNetwork,
-        dialled: str | None,
-        closed: asyncio.Future[None] | None = None,
-    ) -> None:
-        self._network = network
-        self._dialled = dialled
-        self._closed = closed
-        self._transport: asyncio.Transport | None = None
-        self._member: str | None = None
-        self._buffer = bytearray()
-        self._deadline: asyncio.TimerHandle | None = None
+    # --- Dialing ----------------------------------------------------------------------
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # uvloop's transports are none by inheritance, only by what they do.
-        self._transport = cast(asyncio.Transport, transport)
-        _tune(transport.get_extra_info("socket"))
-        loop = asyncio.get_running_loop()
-        self._deadline = loop.call_later(HANDSHAKE_S_MAX, self.abort, "it did not greet in time")
-        network = self._network
-        greeting = f"cronclave/1\n{network.cluster}\n{network.member}".encode()
-        self.send(greeting)
+    async def _keep_dialing(self, member: str) -> None:
+        """Keep one connection to a member up, for as long as this member lives."""
+        complaint = ""
+        while True:
+            self._hints[member].clear()
+            try:
+                link = await self._dial(member)
+            except (OSError, TimeoutError, PeerRefused) as error:
+                if (reason := str(error) or "it does not answer in time") != complaint:
+                    complaint = reason
+                    logger.warning("Member %s cannot be reached: %s", member, complaint)
+            else:
+                complaint = ""
+                await asyncio.wait([link.closed])
+            await self._pause(member)
 
-    def data_received(self, data: bytes) -> None:
-        buffer = self._buffer
-        buffer += data
-        start = 0
-        while len(buffer) - start >= _LENGTH.size:
-            (length,) = _LENGTH.unpack_from(buffer, start)
-            limit = GREETING_BYTES_MAX if self._member is None else self._network.frame_bytes_max
-            if length > limit:
-                self.abort(f"it sent a frame of {length} bytes, of at most {limit}")
-                return
-            end = start + _LENGTH.size + length
-            if len(buffer) < end:
-                break
-            frame = bytes(buffer[start + _LENGTH.size : end])
-            start = end
-            self._take(frame)
-            if self._transport is None:
-                return
-        del buffer[:start]
+    async def _dial(self, member: str) -> Dialed:
+        address = self._addresses.get(member)
+        if address is None:
+            raise PeerRefused("No address is known.")
+        async with asyncio.timeout(CONNECT_S_MAX):
+            loop = asyncio.get_running_loop()
+            transport, link = await loop.create_connection(
+                lambda: Dialed(self, member), *address, ssl=self._tls[1] if self._tls else None
+            )
+            try:
+                await asyncio.shield(link.welcomed)
+            except BaseException:
+                transport.abort()
+                raise
+        watch(transport)
+        self._dialed[member] = link
+        self.ready(member)
+        return link
 
-    def _take(self, frame: bytes) -> None:
-        if self._member is not None:
-            self._network.received(self, self._member, frame)
+    async def _pause(self, member: str) -> None:
+        spread_s = (RETRY_S_MAX - RETRY_S_MIN) * self._environment.random.random()
+        try:
+            async with asyncio.timeout(RETRY_S_MIN + spread_s):
+                await self._hints[member].wait()
+        except TimeoutError:
             return
-        member = self._judge(frame)
-        if member is None:
-            self.abort("it is not a member of this cluster")
-            return
-        assert self._deadline is not None
-        self._deadline.cancel()
-        self._member = member
-        self._network.established(self, member)
-
-    def _judge(self, greeting: bytes) -> str | None:
-        """Return who is at the other end, None if it is nobody of ours."""
-        assert self._transport is not None
-        network = self._network
-        parts = greeting.decode(errors="replace").split("\n")
-        if len(parts) != len(("wire", "cluster", "member")):
-            return None
-        wire, cluster, member = parts
-        if wire != "cronclave/1" or cluster != network.cluster or member == network.member:
-            return None
-        if self._dialled not in {None, member} or member not in network.addresses:
-            return None
-        if network.secured:
-            certificate = self._transport.get_extra_info("peercert")
-            if peer_member(certificate, network.cluster) != member:
-                return None
-        return member
-
-    def connection_lost(self, error: Exception | None) -> None:
-        del error
-        self._transport = None
-        if self._deadline is not None:
-            self._deadline.cancel()
-        if self._closed is not None and not self._closed.done():
-            self._closed.set_result(None)
-        if self._member is not None:
-            self._network.lost(self, self._member)
-
-    @property
-    def queued_bytes(self) -> int:
-        return 0 if self._transport is None else self._transport.get_write_buffer_size()
-
-    def send(self, frame: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(_LENGTH.pack(len(frame)) + frame)
-
-    def abort(self, reason: str) -> None:
-        """Close at once; what is queued is lost."""
-        if self._transport is not None:
-            who = self._member or self._dialled or "a stranger"
-            logger.info("The connection with %s is closed: %s.", who, reason)
-            transport, self._transport = self._transport, None
-            transport.abort()
 
 
-def _tune(connection: socket.socket | None) -> None:
-    if connection is None:
-        return
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_MS_MAX)
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, SILENCE_MS_MAX // 2_000)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 5)
+def watch(transport: asyncio.BaseTransport) -> None:
+    """Let the kernel send at once, and give up a peer that has fallen silent."""
+    sock: socket.socket = transport.get_extra_info("socket")
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, SILENCE_MS_MAX)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, SILENCE_MS_MAX // 1000)

@@ -18,8 +18,8 @@ from api.durations import format_duration
 from node.config_settings import SECTIONS, MemberConfig
 
 NAME_EXPECTED = (
-    "a name of 1 to 63 letters, digits, dots, hyphens or underscores that begins with a letter "
-    "or a digit"
+    "a name of 1 to 63 letters, digits, dots, hyphens or underscores that begins and ends with a "
+    "letter or a digit"
 )
 FORMS_EXPECTED = {
     "path": "a path",

@@ -20,7 +20,7 @@ DAY_MS = 24 * HOUR_MS
 MIB = 1024 * 1024
 
 # Names stand in paths, in certificates and in the log.
-NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+NAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
 # Every member votes, and a vote is a disk sync; more voters make a cluster slower, not safer.
 MEMBERS_MAX = 9
 PORT_MAX = 65_535

@@ -9,8 +9,8 @@ from importlib.metadata import version
 
 import uvloop
 
-from consensus.certificates import CertificateRefused
-from consensus.peers import PeerNetwork, PeerSecurity
+from consensus.certificates import CertificateError, load_contexts
+from consensus.peers import PeerNetwork
 from consensus.raft_types import RaftSettings
 from node.boot import EXIT_FATAL, Boot, DirectoryInUse, locked, run_member
 from node.config_settings import Config
@@ -36,7 +36,7 @@ def run_node(config: Config) -> int:
     try:
         with locked(config.node.data_dir):
             return _run(config)
-    except (CertificateRefused, DirectoryInUse, JournalMismatch, JournalDamaged) as error:
+    except (CertificateError, DirectoryInUse, JournalMismatch, JournalDamaged) as error:
         logger.critical("This member cannot start: %s", error)
         return EXIT_REFUSED
     except (DiskFailed, RunnerError, OSError) as error:
@@ -94,8 +94,8 @@ def _raft_settings(config: Config) -> RaftSettings:
 
 
 def _network(config: Config) -> PeerNetwork:
-    tls, settings = config.tls, _raft_settings(config)
-    security = None
+    tls = config.tls
+    contexts = None
     if not tls.insecure_loopback:
         invariant(
             tls.ca is not None and tls.certificate is not None and tls.key is not None,
@@ -104,7 +104,7 @@ def _network(config: Config) -> PeerNetwork:
         assert tls.ca is not None
         assert tls.certificate is not None
         assert tls.key is not None
-        security = PeerSecurity(ca=tls.ca, certificate=tls.certificate, key=tls.key)
+        contexts = load_contexts(tls.ca, tls.certificate, tls.key)
     addresses = {}
     for member in config.cluster.members:
         address = split_address(member.address)
@@ -114,9 +114,10 @@ def _network(config: Config) -> PeerNetwork:
     return PeerNetwork(
         member=config.node.name,
         cluster=config.cluster.name,
+        voters=frozenset(addresses),
+        listen=addresses[config.node.name],
         addresses=addresses,
-        security=security,
+        tls=contexts,
         environment=SystemEnvironment(),
-        frame_bytes_max=settings.frame_bytes_max,
-        send_queue_bytes_max=settings.send_queue_bytes_max,
+        settings=_raft_settings(config),
     )

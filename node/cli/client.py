@@ -190,6 +190,9 @@ class Client:
             raise _Silent(f"the connection broke: {_words(error)}") from None
         finally:
             connection.close()
+        # http.client takes the end of a connection for the end of an answer.
+        if response.length and len(content) <= ANSWER_BYTES_MAX:
+            raise _Silent("the connection broke in the middle of the answer")
         if len(content) > ANSWER_BYTES_MAX:
             raise CommandFailed(f"{address}: the answer is larger than {ANSWER_BYTES_MAX} bytes.")
         found = {name.lower(): value for name, value in response.getheaders()}

@@ -86,7 +86,7 @@ def make_cluster(
         CommandFailed: the members make no cluster, or a file cannot be written.
     """
     from consensus.certificates import (  # noqa: PLC0415
-        CertificateRefused,
+        CertificateError,
         create_authority,
         issue_member,
     )
@@ -95,23 +95,29 @@ def make_cluster(
 
     text = render_new(name, members, data_dir=data_dir, certificates=CERTIFICATES)
     _check(text, members)
-    now_ms = environment.wall_ms()
     authority = place / AUTHORITY
     try:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
-        create_authority(authority, name, now_ms=now_ms)
+        create_authority(authority, cluster=name, environment=environment)
         for member in members:
             host, _ = split_address(member.address) or ("", 0)
             folder = place / CERTIFICATES / member.name
-            issue_member(authority, folder, name, member.name, [host], now_ms=now_ms)
+            issue_member(
+                authority,
+                folder,
+                cluster=name,
+                member=member.name,
+                hosts=[host],
+                environment=environment,
+            )
         # The file's presence says that everything else is there.
         draft = place / f"{FILE}.new"
         draft.write_text(text, encoding="utf-8")
         os.replace(draft, place / FILE)
     except OSError as error:
         raise CommandFailed(f"{error.filename or place}: {error.strerror}.") from None
-    except CertificateRefused as refused:
-        raise CommandFailed(str(refused), CONFLICT) from None
+    except CertificateError as error:
+        raise CommandFailed(str(error), CONFLICT) from None
 
 
 def _check(text: str, members: Sequence[MemberConfig]) -> None:

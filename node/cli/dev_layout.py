@@ -1,8 +1,9 @@
 """What a development cluster has on disk: its folder, ports, certificates and configuration.
 
 Everything is made once and then read again, so that a second `cronclave dev` on the same
-folder goes on with the same cluster. The ports of the members are below the range that the
-system hands out to others, so they are likely to be free again.
+folder goes on with the same cluster. Members listen for each other on the ports behind those
+of their APIs: these are below the range that the system hands out to others, so they are
+likely to be free the next time as well.
 """
 
 from __future__ import annotations
@@ -28,8 +29,6 @@ NODES = 3
 CLUSTER = "dev"
 STATE_FILE = "dev.json"
 LOG_FILE = "node.log"
-# Peers listen this far above the API of the first node, or at the next free port behind.
-PEER_PORT_DISTANCE = 1_000
 PORTS_TRIED_MAX = 1_000
 
 
@@ -90,7 +89,7 @@ def prepare(directory: Path, count: int | None, port: int | None, env: Environme
 
 
 def _new_members(count: int, port: int) -> list[MemberConfig]:
-    peer_ports = _free_ports(count, port + PEER_PORT_DISTANCE)
+    peer_ports = _free_ports(count, port + count)
     return [
         MemberConfig(name=f"n{number + 1}", address=f"{HOST}:{peer}", http_port=port + number)
         for number, peer in enumerate(peer_ports)

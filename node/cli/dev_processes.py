@@ -33,26 +33,29 @@ class Processes:
         self._poll = select.poll()
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._names: dict[int, str] = {}
-        self._wakeup, self._signalled = socket.socketpair()
-        self._poll.register(self._wakeup, select.POLLIN)
+        self._wakeup: socket.socket | None = None
         # How often this process was asked to stop; the second time it does not wait.
         self.stops_asked = 0
 
     @contextmanager
     def receiving_signals(self) -> Iterator[None]:
         """Take the signals that stop a process as requests, while this is open."""
-        self._wakeup.setblocking(False)
-        self._signalled.setblocking(False)
-        before = {number: signal.signal(number, _noted) for number in STOP_SIGNALS}
-        descriptor = signal.set_wakeup_fd(self._signalled.fileno(), warn_on_full_buffer=False)
-        try:
-            yield
-        finally:
-            signal.set_wakeup_fd(descriptor)
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            self._wakeup.close()
-            self._signalled.close()
+        wakeup, signalled = socket.socketpair()
+        with wakeup, signalled:
+            wakeup.setblocking(False)
+            signalled.setblocking(False)
+            self._wakeup = wakeup
+            self._poll.register(wakeup, select.POLLIN)
+            before = {number: signal.signal(number, _noted) for number in STOP_SIGNALS}
+            descriptor = signal.set_wakeup_fd(signalled.fileno(), warn_on_full_buffer=False)
+            try:
+                yield
+            finally:
+                signal.set_wakeup_fd(descriptor)
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+                self._poll.unregister(wakeup)
+                self._wakeup = None
 
     @property
     def pids(self) -> dict[str, int]:
@@ -83,7 +86,7 @@ class Processes:
         timeout_ms = None if timeout_s is None else max(0, round(timeout_s * 1_000))
         ended = {}
         for descriptor, _ in self._poll.poll(timeout_ms):
-            if descriptor == self._wakeup.fileno():
+            if self._wakeup is not None and descriptor == self._wakeup.fileno():
                 received = self._wakeup.recv(64)
                 self.stops_asked += sum(number in STOP_SIGNALS for number in received)
                 continue

@@ -25,16 +25,20 @@ CREATED = 201
     """,
 )
 @click.option("-f", "--file", "files", multiple=True, required=True, metavar="FILE|DIR|-")
-@click.option("--format", "form", type=click.Choice(("toml", "json", "yaml")), help="Of the files.")
+@click.option(
+    "--format", "file_format", type=click.Choice(("toml", "json", "yaml")), help="Of the files."
+)
 @click.option("--dry-run", is_flag=True, help="Say what would be done, and do nothing.")
 @addressed
-def apply(session: Session, /, files: tuple[str, ...], form: str | None, dry_run: bool) -> int:
+def apply(
+    session: Session, /, files: tuple[str, ...], file_format: str | None, dry_run: bool
+) -> int:
     """Create or replace jobs by their names. See `cronclave help files` for the formats.
 
     All files are read before the first job is sent. A job that is refused does not keep the
     others from being sent; the exit status is that of the first refusal.
     """
-    documents = [document for file in files for document in read_documents(file, form)]
+    documents = [document for file in files for document in read_documents(file, file_format)]
     status = OK
     done = []
     for document in documents:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Sequence
 
 import click
@@ -99,7 +97,6 @@ def run(arguments: Sequence[str]) -> int:
     """Run one command line and return its exit status; whatever fails is said on stderr."""
     try:
         status = Group(NAME, ROOT).main(list(arguments), NAME, standalone_mode=False)
-        sys.stdout.flush()
     except CommandFailed as failure:
         say(f"Error: {failure}")
         return failure.exit_status
@@ -112,8 +109,4 @@ def run(arguments: Sequence[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         say("Interrupted.")
         return exits.INTERRUPTED
-    except BrokenPipeError:
-        # The reader (`head`, a pager) has seen enough; the interpreter must not try again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return exits.OK
     return status if isinstance(status, int) else exits.OK

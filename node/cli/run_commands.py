@@ -95,6 +95,7 @@ def output(session: Session, /, run: str, attempt: int | None) -> None:
     answer = session.client.get(f"{_path(run)}/output", query, accept=BYTES)
     with click.open_file("-", "wb") as stream:
         stream.write(answer.body)
+        stream.flush()
 
 
 @click.command(cls=Command, examples="cronclave run cancel RUN")

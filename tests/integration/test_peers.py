@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from consensus import certificates
-from consensus.certificates import CertificateRefused, create_authority, issue_member
-from consensus.peers import PeerNetwork, PeerSecurity
+from consensus.certificates import CertificateError, contexts, create_authority, issue_member
+from consensus.peers import PeerNetwork
+from consensus.raft_types import RaftSettings
 from storage.clock import SystemEnvironment
 
 
@@ -51,37 +52,35 @@ async def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
             await asyncio.sleep(0.005)
 
 
-def security(directory: Path) -> PeerSecurity:
-    return PeerSecurity(
-        ca=directory / certificates.CA_CERTIFICATE,
-        certificate=directory / certificates.MEMBER_CERTIFICATE,
-        key=directory / certificates.MEMBER_KEY,
-    )
-
-
-def issued(directory: Path, cluster: str, *members: str) -> dict[str, PeerSecurity]:
-    """Make a cluster's authority and a certificate for each member."""
-    now_ms = SystemEnvironment().wall_ms()
+def issued(directory: Path, cluster: str, *members: str) -> dict[str, Path]:
+    """Make a cluster's authority, and a directory with a certificate for each member."""
+    environment = SystemEnvironment()
     authority = directory / f"ca-{cluster}"
-    create_authority(authority, cluster, now_ms=now_ms)
-    for member in members:
+    authority.mkdir()
+    create_authority(authority, cluster=cluster, environment=environment)
+    made = {member: directory / cluster / member for member in members}
+    for member, place in made.items():
+        place.mkdir(parents=True)
         issue_member(
-            authority, directory / cluster / member, cluster, member, ["127.0.0.1"], now_ms=now_ms
-        )
-    return {member: security(directory / cluster / member) for member in members}
+            authority, place, cluster=cluster, member=member, hosts=["127.0.0.1"],
+            environment=environment,
+        )  # fmt: skip
+    return made
 
 
 def network(
-    member: str, ports: dict[str, int], files: PeerSecurity | None, queue_bytes: int = 1 << 20
+    member: str, ports: dict[str, int], files: Path | None, settings: RaftSettings | None = None
 ) -> PeerNetwork:
+    addresses = {name: ("127.0.0.1", port) for name, port in ports.items()}
     return PeerNetwork(
         member=member,
         cluster="test",
-        addresses={name: ("127.0.0.1", port) for name, port in ports.items()},
-        security=files,
+        voters=frozenset(ports),
+        listen=addresses[member],
+        addresses=addresses,
+        tls=None if files is None else contexts(files),
         environment=SystemEnvironment(),
-        frame_bytes_max=1 << 20,
-        send_queue_bytes_max=queue_bytes,
+        settings=settings or RaftSettings(),
     )
 
 
@@ -153,7 +152,11 @@ async def test_a_peer_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
     """A full queue closes the connection instead of growing, and it is made anew."""
     del tmp_path
     ports = dict(zip(("n1", "n2"), free_ports(2), strict=True))
-    one, two = network("n1", ports, None, queue_bytes=100_000), network("n2", ports, None)
+    settings = RaftSettings(
+        entry_bytes_max=50_000, batch_bytes_max=50_000, frame_bytes_max=200_000,
+        window_bytes_max=200_000, send_queue_bytes_max=400_000,
+    )  # fmt: skip
+    one, two = network("n1", ports, None, settings), network("n2", ports, None)
     async with running(one, two) as (ear, _):
         await until(lambda: "n2" in ear.up)
         # Nothing is read while the loop does not turn, so the socket fills up.
@@ -177,15 +180,17 @@ async def test_a_member_that_returns_is_reached_again(tmp_path: Path) -> None:
 
 def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
     """Nobody knows who has such a key."""
-    files = issued(tmp_path, "test", "n1")["n1"]
-    assert files.key.stat().st_mode & 0o777 == 0o600
-    files.key.chmod(0o644)
-    with pytest.raises(CertificateRefused, match="chmod 600"):
-        certificates.load_context(files.ca, files.certificate, files.key, server=True)
+    place = issued(tmp_path, "test", "n1")["n1"]
+    key = place / certificates.MEMBER_KEY
+    assert key.stat().st_mode & 0o777 == 0o600
+    key.chmod(0o644)
+    with pytest.raises(CertificateError):
+        contexts(place)
 
 
 def test_a_second_authority_is_refused(tmp_path: Path) -> None:
     """An authority is made once; another would split the cluster."""
-    create_authority(tmp_path, "test", now_ms=0)
-    with pytest.raises(CertificateRefused):
-        create_authority(tmp_path, "test", now_ms=0)
+    environment = SystemEnvironment()
+    create_authority(tmp_path, cluster="test", environment=environment)
+    with pytest.raises(CertificateError):
+        create_authority(tmp_path, cluster="test", environment=environment)
