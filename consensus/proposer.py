@@ -154,18 +154,29 @@ class Proposer:
     def _give_up(self, wish: _Wish) -> None:
         if wish.future.done():
             return
+        self._unpack_unsent(wish)
         if wish in self._waiting:
             self._waiting.remove(wish)
             self._waiting_commands -= len(wish.commands)
-            wish.future.set_exception(NoQuorum("No leader took the command in time."))
-        elif all(
-            flight.sent_to is None for flight in self._flights.values() if wish in flight.wishes
-        ):
             wish.future.set_exception(NoQuorum("No leader took the command in time."))
         else:
             wish.future.set_exception(
                 OutcomeUnknown("The command was sent, but not decided in time.")
             )
+
+    def _unpack_unsent(self, wish: _Wish) -> None:
+        """Let a wish wait again whose batch has never left this member.
+
+        Left where it is, the batch would be sent to the next leader, after its proposer was
+        told that nothing was done.
+        """
+        for sequence, flight in self._flights.items():
+            if flight.sent_to is None and wish in flight.wishes:
+                del self._flights[sequence]
+                self._waiting.extendleft(reversed(flight.wishes))
+                self._waiting_commands += sum(len(one.commands) for one in flight.wishes)
+                self._schedule()
+                return
 
     # --- Called by the member ------------------------------------------------------------
 
@@ -237,7 +248,10 @@ class Proposer:
             return
         self._send_again()
         while self._waiting and len(self._flights) < BATCHES_IN_FLIGHT_MAX:
-            self._send(self._pack())
+            flight = self._pack()
+            if not self._send(flight):
+                self._take_back(flight)
+                break
         self._pack_entries()
         if self._check_timer is None and (self._flights or self._waiting or self._inbox):
             loop = asyncio.get_running_loop()
@@ -267,18 +281,31 @@ class Proposer:
         self._flights[self._sequence] = flight
         return flight
 
-    def _send(self, flight: _Flight) -> None:
+    def _send(self, flight: _Flight) -> bool:
+        """Hand a batch to the leader; False if it has certainly not got there."""
         log = self._log
         assert log is not None
         leader = log.leader
         if leader is None:
-            return
+            return False
         if log.is_leader:
             self._inbox.append(flight.payload)
         elif not log.send(leader, self._kind + flight.payload):
-            return
+            return False
         flight.sent_to = (leader, log.term)
         flight.sent_s = self._environment.monotonic_s()
+        return True
+
+    def _take_back(self, flight: _Flight) -> None:
+        """Let the commands of a batch that was never sent wait again, in their order.
+
+        They must not linger in a batch: whoever gives up on one is told that it was
+        certainly not applied, so it must not be sent later.
+        """
+        del self._flights[self._sequence]
+        self._sequence -= 1
+        self._waiting.extendleft(reversed(flight.wishes))
+        self._waiting_commands += sum(len(wish.commands) for wish in flight.wishes)
 
     def _send_again(self) -> None:
         log = self._log
@@ -288,7 +315,7 @@ class Proposer:
             if now_s > flight.due_s:
                 self._drop(sequence, flight)
                 continue
-            silent = flight.sent_to is None or now_s - flight.sent_s > RESEND_S
+            silent = now_s - flight.sent_s > RESEND_S
             if silent or (log.leader is not None and flight.sent_to != (log.leader, log.term)):
                 self._send(flight)
 

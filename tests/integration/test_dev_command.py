@@ -184,6 +184,13 @@ def test_a_second_command_on_the_same_folder_is_refused(
     assert len(nodes(tmp_path)) == 3
 
 
+def test_a_folder_with_other_things_in_it_is_left_alone(tmp_path: Path) -> None:
+    """A cluster is made in an empty folder; a slip of the finger litters no other."""
+    (tmp_path / "work.txt").write_text("Mine.")
+    assert run(["dev", "--data", str(tmp_path)]) == exits.CONFLICT
+    assert [file.name for file in tmp_path.iterdir()] == ["work.txt"]
+
+
 def test_real_nodes_form_a_cluster_with_jobs_to_look_at(
     start: Start,
     tmp_path: Path,

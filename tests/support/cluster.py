@@ -210,12 +210,12 @@ class Cluster:
         launcher = self._spawn([*arguments, "--port", str(free_port())], "dev")
 
         async def listed() -> list[Any]:
-            assert launcher.poll() is None, f"cronclave dev ended with {launcher.returncode}"
             with suppress(OSError, ValueError):
                 return list(json.loads((self.directory / "dev.json").read_text()))
-            return []
+            return [None] if launcher.poll() is not None else []
 
         entries = await until(listed, "dev.json is written", timeout_s=READY_S)
+        assert entries != [None], f"cronclave dev ended with {launcher.returncode}"
         self.nodes = [Node(self._session, entry) for entry in entries]
         assert [node.name for node in self.nodes] == ["n1", "n2", "n3"]
         await self.ready()
@@ -274,11 +274,7 @@ class Cluster:
         """Return the ends of all logs."""
         folders = (self.directory.parent, self.directory)
         logs = sorted({path for folder in folders for path in _logs(folder)})
-        shown = (
-            f"--- {path.parent.name}/{path.name}\n{path.read_bytes()[-LOG_BYTES_SHOWN:].decode(errors='replace')}"
-            for path in logs
-        )
-        return "\n".join(shown)
+        return "\n".join(map(_tail, logs))
 
     # --- Questions ---------------------------------------------------------------------------
 
@@ -337,6 +333,11 @@ class Cluster:
 
 def _logs(folder: Path) -> Iterable[Path]:
     return (*folder.glob("*.output"), *folder.glob("*.log"), *folder.glob("*/*.log"))
+
+
+def _tail(log: Path) -> str:
+    text = log.read_bytes()[-LOG_BYTES_SHOWN:].decode(errors="replace")
+    return f"--- {log.parent.name}/{log.name}\n{text}"
 
 
 def free_port() -> int:

@@ -7,13 +7,14 @@ is missing is agreement, the disk, and time that passes by itself.
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from prometheus_client import CollectorRegistry, generate_latest
 
 from api.cluster import ClusterStatus
 from api.faults import Fault
+from api.planning import policy_of
 from consensus import commands
 from consensus.commands import (
     Batch,
@@ -24,6 +25,7 @@ from consensus.commands import (
     Cursor,
     Ended,
     Heartbeat,
+    PutJob,
     Report,
     Result,
     Started,
@@ -32,8 +34,9 @@ from consensus.context import Effects
 from consensus.errors import ConsensusError, NoQuorum
 from consensus.machine import Machine
 from storage import keys, models
+from storage.clock import new_id
 from storage.memory_store import MemoryStore
-from storage.models import JobState, Outcome, Run
+from storage.models import JobDefinition, JobState, Outcome, Run, ScheduleSpec
 
 START_MS = 1_764_000_000_000  # 2025-11-24T16:00:00Z
 INCARNATION = bytes(15) + b"\x01"
@@ -65,7 +68,11 @@ class SingleCluster:
         self.effects = Effects()
         self.has_quorum = True
         self.missing: list[str] = []
-        self.failure: ConsensusError | None = None
+        # What the next proposals end with, None for what they would end with anyway.
+        self.failures: list[ConsensusError | None] = []
+        # What others do just before the next proposals, and what the next barriers reveal.
+        self.before_next: list[Callable[[SingleCluster], object]] = []
+        self.at_barrier: list[Callable[[SingleCluster], object]] = []
         self.proposals = 0
         self.barriers = 0
         self._sequence = 0
@@ -77,10 +84,13 @@ class SingleCluster:
     async def propose(self, wishes: Sequence[Command], *, timeout_s: float) -> tuple[Result, ...]:
         assert timeout_s > 0
         self.proposals += 1
-        if self.failure is not None:
-            raise self.failure
+        failure = self.failures.pop(0) if self.failures else None
+        if failure is not None:
+            raise failure
         if not self.has_quorum:
             raise NoQuorum
+        if self.before_next:
+            self.before_next.pop(0)(self)
         return self.apply(*wishes)
 
     def apply(self, *wishes: Command) -> tuple[Result, ...]:
@@ -99,6 +109,8 @@ class SingleCluster:
         self.barriers += 1
         if not self.has_quorum:
             raise NoQuorum
+        if self.at_barrier:
+            self.at_barrier.pop(0)(self)
 
     async def wait_applied(self, index: int, *, timeout_s: float) -> bool:
         assert timeout_s > 0
@@ -158,6 +170,26 @@ class SingleCluster:
         found = models.decode_outcome(raw)
         assert isinstance(found, Run)
         return found
+
+    def create_plain(self, name: str) -> bytes:
+        """Create an hourly job, as another member would; return its id."""
+        definition = JobDefinition(
+            schedule=ScheduleSpec(kind="every", every_ms=3_600_000, anchor_ms=START_MS),
+            action={"type": "noop"},
+        )
+        job = new_id(self.environment)
+        due_ms = self.environment.now_ms + 3_600_000
+        put = PutJob(
+            job,
+            "default",
+            name,
+            models.encode(definition),
+            policy_of(definition),
+            Cursor(due_ms, due_ms),
+            0,
+        )
+        self.apply(put)
+        return job
 
     def launch(self, job: bytes, following: Cursor | None = None) -> bytes:
         """Claim a job's present occurrence and return the key of its run."""

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, get_args
 
+import msgspec
 import pytest
 from aiohttp import web
 from prometheus_client import CollectorRegistry
@@ -127,10 +128,17 @@ def test_bodies_and_path_parts_are_declared(route: Any) -> None:
 
 def test_a_problem_leaves_out_what_it_does_not_have() -> None:
     """`errors` and `revision` are there when they say something."""
-    plain = Problem("not_found", "Nothing.").body(instance="/x", request_id="r")
-    full = Problem("not_found", "N.", errors=[Fault("/a", "b", "C.")], revision=3).body(
-        instance="/x", request_id="r"
-    )
-    assert "errors" not in str(plain) or "UNSET" in str(plain)
-    assert full.errors == [Fault("/a", "b", "C.")]
-    assert full.revision == 3
+    plain = msgspec.json.encode(Problem("not_found", "N.").body(instance="/x", request_id="r"))
+    assert set(json.loads(plain)) == {
+        "type",
+        "title",
+        "status",
+        "detail",
+        "instance",
+        "code",
+        "request_id",
+    }
+    full = Problem("not_found", "N.", errors=[Fault("/a", "b", "C.")], revision=3)
+    shown = json.loads(msgspec.json.encode(full.body(instance="/x", request_id="r")))
+    assert shown["errors"] == [{"pointer": "/a", "code": "b", "detail": "C."}]
+    assert shown["revision"] == 3

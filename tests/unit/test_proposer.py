@@ -34,6 +34,7 @@ class Wire:
         self.entries: list[bytes] = []
         self.sent: list[tuple[str, bytes]] = []
         self.in_flight_entries = 0
+        self.reachable = True
 
     @property
     def is_leader(self) -> bool:
@@ -45,8 +46,9 @@ class Wire:
         return len(self.entries)
 
     def send(self, member: str, payload: bytes) -> bool:
-        self.sent.append((member, payload))
-        return True
+        if self.reachable:
+            self.sent.append((member, payload))
+        return self.reachable
 
 
 def proposer(wire: Wire) -> tuple[Proposer, ManualEnvironment]:
@@ -123,6 +125,21 @@ async def test_without_a_leader_nothing_was_applied() -> None:
     environment.advance(LEADERLESS_S_MAX + 0.1)
     with pytest.raises(NoQuorum):
         await door.propose((Clean(1, 1),), timeout_s=60)
+
+
+async def test_what_was_given_up_unsent_is_not_sent_later() -> None:
+    """A leader that cannot be reached gets nothing of it when it can be reached again."""
+    wire = Wire("n2")
+    wire.reachable = False
+    door, _ = proposer(wire)
+    with pytest.raises(NoQuorum):
+        await door.propose((Clean(1, 1),), timeout_s=0.01)
+    wire.reachable = True
+    task = asyncio.create_task(door.propose((Clean(2, 2),), timeout_s=5))
+    await settled(lambda: bool(wire.sent))
+    (_, payload), *_ = wire.sent
+    assert decode_batch(payload[1:]).commands == (Clean(2, 2),)
+    task.cancel()
 
 
 async def test_what_was_sent_and_not_decided_is_unknown() -> None:
