@@ -40,8 +40,13 @@ class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
 class Cluster(Protocol):
     """The way from a request to the replicated state and back."""
 
-    environment: Environment
-    view: View
+    @property
+    def environment(self) -> Environment: ...
+
+    @property
+    def view(self) -> View:
+        """This member's copy of the state."""
+        ...
 
     @property
     def applied_index(self) -> int:
