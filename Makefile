@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 SEEDS ?= 500
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check bench workday simulate clean
+.PHONY: help run test check bench workday simulate chaos clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -40,6 +40,9 @@ workday: $(STAMP) ## replay a business day, sixty times faster than life
 
 simulate: $(STAMP) ## run many seeded clusters in virtual time: make simulate SEEDS=5000
 	PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation.raft_run --seeds $(SEEDS)
+
+chaos: $(STAMP) ## kill members of a real cluster for a minute, then judge
+	$(BIN)/python -m chaos.kill_members --seconds 60
 
 clean: ## remove the environment and the data of `make run`
 	rm -rf $(VENV) .dev

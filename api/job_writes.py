@@ -30,8 +30,7 @@ async def create_job(call: Call) -> web.Response:
     job = job_changes.new_job(call)
     request = parsed(call, document, born_ms(job))
     if call.query.get("dry_run"):
-        target = Target(None, request.namespace, request.name)
-        return await _previewed(call, target, Conditions(None, False), lambda _: request)
+        return await _creation_previewed(call, request)
     key = call.request_key(document)
     command = job_changes.creation(job, request, born_ms(job), key)
     done = await call.carry_out(command)
@@ -42,6 +41,15 @@ async def create_job(call: Call) -> web.Response:
         request = parsed(call, document, born_ms(done.job))
         command = job_changes.creation(done.job, request, born_ms(done.job))
     return created(request, command, done)
+
+
+async def _creation_previewed(call: Call, request: JobRequest) -> web.Response:
+    target = Target(None, request.namespace, request.name)
+    if job_changes.read_current(call.cluster.view, target) is not None:
+        taken = await job_changes.fresh_current(call, target)
+        if taken is not None:
+            raise Problem("name_taken", f"{request.namespace}/{request.name} exists already.")
+    return answer(_preview(call, request, None))
 
 
 def created(request: JobRequest, command: PutJob, done: JobDone) -> web.Response:
@@ -219,7 +227,7 @@ async def _previewed(
     conditions: Conditions,
     read: Callable[[Current | None], JobRequest],
     *,
-    creates: bool = True,
+    creates: bool,
 ) -> web.Response:
     current = await job_changes.checked(call, target, conditions, creates=creates)
     return answer(_preview(call, read(current), current))

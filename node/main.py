@@ -56,7 +56,7 @@ def _run(config: Config) -> int:
 def boot_of(config: Config) -> Boot:
     """Translate a configuration into what a member is started from."""
     scheduler = config.scheduler
-    http_port = config.member.http_port or config.http.port
+    http_port = config.http.port  # a port of the member's own is in it already
     settings = NodeSettings(
         name=config.node.name,
         cluster=config.cluster.name,

@@ -133,6 +133,7 @@ class Client:
             sent["Content-Type"] = JSON
         failures: list[str] = []
         latest: Answer | None = None
+        in_doubt = False
         for address in list(self._addresses):
             try:
                 answer = self._exchange(address, method, target, body, sent)
@@ -141,14 +142,17 @@ class Client:
                 continue
             except _Silent as error:
                 failures.append(f"{address}: {error}")
+                in_doubt = method != "GET"
                 if repeatable:
                     continue
-                raise CommandFailed(_unknown(failures), TIMEOUT) from None
+                break
             if answer.status != TRY_NEXT:
                 self._prefer(address)
                 return _accepted(answer)
             failures.append(f"{address}: it is not ready or has no quorum")
             latest = answer
+        if in_doubt:
+            raise CommandFailed(_unknown(failures), TIMEOUT)
         if latest is not None:
             raise refused(latest.status, latest.headers, latest.body)
         raise CommandFailed(_unreachable(failures), UNAVAILABLE)

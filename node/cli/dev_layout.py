@@ -74,18 +74,26 @@ def prepare(directory: Path, count: int | None, port: int | None, env: Environme
     Raises:
         CommandFailed: the folder holds another cluster, or cannot be used.
     """
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        # What is in here is nobody's source code.
-        (directory / ".gitignore").write_text("*\n", encoding="utf-8")
-    except OSError as error:
-        raise CommandFailed(f"{directory} cannot be used: {error.strerror}.") from None
     if not (directory / FILE).exists():
-        members = _new_members(count or NODES, port or PORT)
-        make_cluster(directory, CLUSTER, members, "{name}", env)
+        _make(directory, count or NODES, port or PORT, env)
     layout = _read(directory)
     _check_same(layout, count, port)
     return layout
+
+
+def _make(directory: Path, count: int, port: int, env: Environment) -> None:
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if any(directory.iterdir()):
+            raise CommandFailed(
+                f"{directory} is not empty and holds no {FILE}; empty it, or use another --data.",
+                CONFLICT,
+            )
+        # What comes in here is nobody's source code.
+        (directory / ".gitignore").write_text("*\n", encoding="utf-8")
+    except OSError as error:
+        raise CommandFailed(f"{directory} cannot be used: {error.strerror}.") from None
+    make_cluster(directory, CLUSTER, _new_members(count, port), "{name}", env)
 
 
 def _new_members(count: int, port: int) -> list[MemberConfig]:

@@ -184,7 +184,7 @@ class Lab:
 
     # --- Claims --------------------------------------------------------------------------
 
-    def occurrence(self, job: bytes, **changed: Any) -> ClaimOccurrence:
+    def occurrence(self, job: bytes, /, **changed: Any) -> ClaimOccurrence:
         """Return what launches the job's cursor and moves it on by a second."""
         state = self.state(job)
         assert state.due_ms is not None
