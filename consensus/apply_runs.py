@@ -50,7 +50,7 @@ def ended(context: Context, item: Ended) -> bool:
     past = _past(run, item, item.outcome)
     if _tried_again(run, state, item):
         assert item.retry_start_ms is not None
-        _requeue(context, key, run, state, past, max(item.retry_start_ms, context.clock_ms))
+        _requeue(context, key, run, state, past, item.retry_start_ms)
         context.count("retries")
     else:
         _end(context, key, run, item.outcome, item.detail, past)
@@ -95,7 +95,7 @@ def _return_lost(context: Context, key: bytes, run: Run, detail: str, *, certain
     end = Ended(key, run.number, run.fence, outcome, run.started_ms, context.clock_ms, None, detail)
     past = _past(run, end, outcome)
     if outcome == "lost" and losses < LOST_ATTEMPTS_MAX and state.status != "deleted":
-        _requeue(context, key, run, state, past, max(run.start_ms, context.clock_ms))
+        _requeue(context, key, run, state, past, context.clock_ms)
         context.count("retries")
     else:
         _end(context, key, run, outcome, detail, past)
@@ -128,11 +128,14 @@ def _past(run: Run, end: Ended, outcome: Outcome) -> Run:
 def _requeue(
     context: Context, key: bytes, run: Run, state: JobState, past: Run, start_ms: int
 ) -> None:
-    """Put a run that is to be tried again into the queue, as its job stands now."""
+    """Put a run that is to be tried again into the queue, as its job stands now.
+
+    It may have been claimed ahead of time, and starts before its instant in no case.
+    """
     queued = replace(
         past,
         state=advance(run.state, "returned"),
-        start_ms=start_ms,
+        start_ms=max(start_ms, run.start_ms, context.clock_ms),
         priority=state.policy.priority,
         band=band_under(state.policy),
         incarnation=b"",

@@ -6,11 +6,9 @@ is handled by it together. One turn lets the library decide, hands what is pendi
 journal's thread, and applies what is committed. At most one transaction is under way, and
 whatever comes meanwhile rides with the next: the slower the disk, the larger the groups.
 
-The order within a turn is deliberate. Messages leave first, the disk starts next, and the
-state is changed last, for the other two go on while it is.
-
-Any error that comes out of a turn is final. The layer stops listening and speaking and
-calls `on_fatal`, once; the process is expected to end and to be started again.
+Messages leave first in a turn, the disk starts next, and the state is changed last, for the
+other two go on while it is. Any error that comes out of a turn is final: the layer falls
+silent and calls `on_fatal`, once; the process is expected to end.
 """
 
 from __future__ import annotations
