@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 
 from api.calls import PROPOSAL_S, REQUEST_ID, Call, Service
 from api.cluster import Cluster
-from api.faults import shortened
+from api.faults import Rejected, shortened
 from api.ids import JOB_ID_PATTERN
 from api.metrics import UNMATCHED, ApiMetrics
 from api.openapi import build_document
@@ -125,6 +125,8 @@ class _Middleware:
             response = _problem_response(request, not_carried_out(error))
         except web.HTTPException as error:
             response = _problem_response(request, _http_problem(request, error))
+        except Rejected as rejected:
+            response = _problem_response(request, _unknown_here(rejected))
         except ConnectionError:
             # The client has gone; nobody reads the answer.
             response = _problem_response(request, Problem("malformed_request", "It is cut off."))
@@ -158,6 +160,14 @@ def _problem_response(request: web.Request, problem: Problem) -> web.Response:
     body = problem.body(instance=shortened(request.path), request_id=request[REQUEST_ID])
     headers = problem.headers | {"Content-Type": CONTENT_TYPE}
     return web.Response(body=_encode(body), status=problem.status, headers=headers)
+
+
+def _unknown_here(rejected: Rejected) -> Problem:
+    """Return the problem of a stored job whose zone or expression is not known here.
+
+    That happens while members are upgraded to newer time zone data one after the other.
+    """
+    return Problem("not_ready", f"{rejected.detail} Upgrade this member, or ask another one.")
 
 
 def _http_problem(request: web.Request, error: web.HTTPException) -> Problem:

@@ -16,11 +16,12 @@ from typing import NamedTuple
 
 from api.calls import PROPOSAL_S, Call
 from api.conditions import Conditions
+from api.faults import Rejected
 from api.ids import parse_job_id
 from api.job_document import JobRequest
 from api.planning import first_cursor, policy_of, rescheduled
 from api.problems import Problem, refused
-from consensus.commands import Command, JobDone, PutJob, Refused, RequestKey
+from consensus.commands import Command, DeleteJob, JobDone, PutJob, Refused, RequestKey
 from storage import keys, models
 from storage.clock import new_id
 from storage.models import JobDefinition, JobState
@@ -141,18 +142,33 @@ def replacement(current: Current, request: JobRequest, now_ms: int) -> PutJob:
     job, state, before = current
     definition = request.definition
     keep = definition.schedule == before.schedule
+    # What follows its own ends has no next occurrence while it runs.
+    follows = definition.schedule.kind == "delay" and bool(state.live)
     return PutJob(
         job,
         request.namespace,
         request.name,
         request.encoded,
         policy_of(definition),
-        None if keep else first_cursor(definition, job, now_ms),
+        None if keep or follows else first_cursor(definition, job, now_ms),
         state.revision,
         keep_cursor=keep,
         seen_due_ms=state.due_ms,
         skipped=() if keep else rescheduled(before, state, now_ms),
     )
+
+
+def deletion(current: Current, now_ms: int, *, conditional: bool) -> DeleteJob:
+    """Return the command that deletes a job, with what is overdue as of `now_ms`."""
+    job, state, definition = current
+    try:
+        skipped = rescheduled(definition, state, now_ms, "deleted")
+    except Rejected:
+        # This member does not know the job's zone; the state machine records the cursor's
+        # own occurrence, and nobody has to wait for an upgrade to get rid of a job.
+        skipped = ()
+    expected = state.revision if conditional else None
+    return DeleteJob(job, expected, None, state.due_ms, skipped)
 
 
 async def change(

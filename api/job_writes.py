@@ -20,7 +20,8 @@ from api.job_fields import parse_name, parse_namespace
 from api.job_rendering import render_definition, render_job
 from api.merge_patch import merge_patch
 from api.problems import Problem, invalid_document
-from consensus.commands import Command, DeleteJob, JobDone, PutJob
+from consensus import cursor
+from consensus.commands import Command, JobDone, PutJob
 from storage.models import JobState
 
 
@@ -60,8 +61,8 @@ def created(request: JobRequest, command: PutJob, done: JobDone) -> web.Response
 
 
 def initial_state(command: PutJob, done: JobDone) -> JobState:
-    """Return the state in which a job begins."""
-    return JobState(
+    """Return the state in which a job begins, as the state machine has written it."""
+    state = JobState(
         command.namespace,
         command.name,
         done.revision,
@@ -69,8 +70,8 @@ def initial_state(command: PutJob, done: JobDone) -> JobState:
         done.created_ms,
         done.updated_ms,
         command.policy,
-        None if command.cursor is None else command.cursor.due_ms,
     )
+    return cursor.settle(cursor.begin(state, command.cursor), done.created_ms)
 
 
 def _with_forecast(request: JobRequest, job: bytes, state: JobState, now_ms: int) -> dict[str, Any]:
@@ -191,8 +192,7 @@ async def delete_job(call: Call) -> web.Response:
 
     def work_out(current: Current | None) -> tuple[Command, None]:
         assert current is not None
-        expected = current.state.revision if conditions.any else None
-        return DeleteJob(current.job, expected), None
+        return job_changes.deletion(current, call.now_ms(), conditional=conditions.any), None
 
     await job_changes.change(call, target, conditions, work_out)
     return web.Response(status=204)

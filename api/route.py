@@ -15,7 +15,13 @@ Role = Literal["public", "read", "operate", "write", "admin"]
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 
 # What any request may be answered with, and what any write may in addition.
-READ_CODES = ("malformed_request", "invalid_parameter", "internal", "index_not_reached")
+READ_CODES = (
+    "malformed_request",
+    "invalid_parameter",
+    "internal",
+    "index_not_reached",
+    "not_ready",
+)
 WRITE_CODES = ("no_quorum", "overloaded", "outcome_unknown", "not_applied")
 BODY_CODES = (
     "malformed_json",

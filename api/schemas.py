@@ -212,6 +212,7 @@ SCHEMAS: dict[str, Schema] = {
     "JobBatch": {"type": "array", "items": reference("Job"), "maxItems": BATCH_ITEMS_MAX},
     "ShownJob": _job([*_REQUIRED, *READ_ONLY], _READ_ONLY),
     "CreatedJob": _job([*_REQUIRED, *READ_ONLY, *_FORECAST], _READ_ONLY, _FORECAST),
+    "ChangedJob": {"oneOf": [reference("CreatedJob"), reference("Preview")]},
     "Warning": _shown(code=TEXT, detail=TEXT),
     "JobPage": _page("ShownJob"),
     "Preview": _shown(

@@ -329,8 +329,9 @@ class Rules:
         self._sequence += 1
         commit_index = self._SyncObj__raftCommitIndex
         message = frames.Append(self._sequence, prev_index, prev_term, commit_index, records)
-        # The entries are durable already, so only the term may still be under way.
-        self._say(node, message, self._log.hard_sequence)
+        # The entries are durable already; the term and the anchor may still be under way.
+        anchored = prev_index <= self._log.durable_index
+        self._say(node, message, self._log.hard_sequence if anchored else None)
 
     def _require_snapshot(self, node: Any, progress: Progress, now_s: float) -> None:
         """Say once per heartbeat that the log does not reach back far enough (R10).

@@ -40,6 +40,8 @@ class Session:
     peer_epoch_max: int = 0
     # The change of our log that remembers its disk; its messages wait for that.
     admitted_at: int = 0
+    # Why it cannot take part; said again over every connection.
+    refusal: str | None = None
     open: bool = False
 
 
@@ -95,6 +97,7 @@ class Transport:
         session.epoch = self._epoch
         hello = frames.Hello(self._journal.disk_id, self._log.last_index)
         self._send(member, self._envelope(member, hello, 0))
+        self._say_refusal(member, session)
         self._maybe_open(member, session)
 
     def disconnected_from(self, member: str) -> None:
@@ -153,24 +156,26 @@ class Transport:
             self._disks[member] = hello.disk_id
             session.admitted_at = self._log.sequence
         elif known != hello.disk_id:
-            self._refuse(member)
+            session.refusal = (
+                f"the disk of member {member} is not the one this cluster knows it by, so what "
+                "it promised before is lost. Put the old disk back, or remove the member from "
+                "the cluster and add it back as a new one."
+            )
+            self._say_refusal(member, session)
             return
+        session.refusal = None
         self._close(member, session)
         session.peer_epoch = session.peer_epoch_max = epoch
         self._maybe_open(member, session)
 
-    def _refuse(self, member: str) -> None:
-        reason = (
-            f"the disk of member {member} is not the one this cluster knows it by, so what it "
-            "promised before is lost. Remove it from the cluster and add it back under its new "
-            "disk, or put the old disk back."
-        )
-        self._send(member, self._envelope(member, frames.Refusal(reason), 0))
-        logger.error("Member %s is refused: %s", member, reason)
+    def _say_refusal(self, member: str, session: Session) -> None:
+        if session.refusal is not None and session.epoch:
+            self._send(member, self._envelope(member, frames.Refusal(session.refusal), 0))
+            logger.error("Member %s is refused: %s", member, session.refusal)
 
     def _maybe_open(self, member: str, session: Session) -> None:
         ready = session.epoch and session.peer_epoch is not None and not session.open
-        if ready and self._log.durable_sequence >= session.admitted_at:
+        if ready and session.refusal is None and self._log.durable_sequence >= session.admitted_at:
             session.open = True
             self._events.opened(member)
 

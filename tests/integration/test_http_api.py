@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -15,7 +15,7 @@ from consensus.commands import Cursor, PauseJob
 from consensus.errors import NoQuorum, OutcomeUnknown
 from storage.limits import BATCH_BODY_BYTES_MAX, BATCH_ITEMS_MAX
 from tests.support.api_client import JOB, ApiClient, api_client
-from tests.support.single import START_MS
+from tests.support.single import START_MS, SingleCluster
 
 HOUR_MS = 3_600_000
 
@@ -245,11 +245,11 @@ async def test_a_change_with_a_precondition_that_was_overtaken_is_refused(
 async def test_a_change_that_is_overtaken_every_time_gives_up(client: ApiClient) -> None:
     """The number of tries is bounded, and the answer says that nothing was changed."""
     job = job_of(await client.create("a"))
-    for turn in range(10):
-        paused = turn % 2 == 0
-        client.cluster.before_next.append(
-            lambda cluster, paused=paused: cluster.apply(PauseJob(job, paused))
-        )
+
+    def meddle(paused: bool) -> Callable[[SingleCluster], object]:
+        return lambda cluster: cluster.apply(PauseJob(job, paused))
+
+    client.cluster.before_next += [meddle(turn % 2 == 0) for turn in range(10)]
     answer = await client.send("PATCH", "/v1/jobs/default/a", {"priority": 1})
     answer.problem(409, "changed_meanwhile")
 
@@ -265,6 +265,39 @@ async def test_a_launch_in_between_does_not_disturb_a_new_schedule(client: ApiCl
     assert answer.status == 200
     history = (await client.get("/v1/jobs/default/a/runs")).json["items"]
     assert [item["kind"] for item in history] == ["run"]
+
+
+async def test_what_follows_its_own_ends_is_not_due_while_it_runs(client: ApiClient) -> None:
+    """A delay that is changed during a run counts from the end of that run."""
+    created = await client.create("a", schedule={"delay": "5m"})
+    client.cluster.heartbeat()
+    client.cluster.advance(300_000)
+    run = client.cluster.launch(job_of(created))
+    changed = await client.send("PATCH", "/v1/jobs/default/a", {"schedule": {"delay": "9m"}})
+    assert (changed.json["status"], changed.json["next_run_at"]) == ("scheduled", None)
+    client.cluster.advance(60_000)
+    client.cluster.end(run)
+    shown = (await client.get("/v1/jobs/default/a")).json
+    assert shown["next_run_at"] == "2025-11-24T16:15:00.000Z"
+
+
+async def test_a_schedule_that_is_over_makes_a_finished_job(client: ApiClient) -> None:
+    """The answer shows the state that the job is in, and warns that nothing lies ahead."""
+    schedule = {"every": "1h", "not_after": "2025-11-01T00:00:00Z"}
+    created = await client.create("a", schedule=schedule)
+    assert (created["status"], created["next_run_at"]) == ("finished", None)
+    assert [warning["code"] for warning in created["warnings"]] == ["no_occurrence_left"]
+    shown = (await client.get("/v1/jobs/default/a")).json
+    assert shown == {key: created[key] for key in shown}
+
+
+async def test_deleting_accounts_for_what_was_overdue(client: ApiClient) -> None:
+    """G5: occurrences that nobody came to launch end as deleted, all of them."""
+    created = await client.create("a")
+    client.cluster.advance(3 * HOUR_MS + 1)
+    await client.send("DELETE", "/v1/jobs/default/a")
+    (item,) = (await client.get(f"/v1/jobs/{created['id']}/runs")).json["items"]
+    assert (item["outcome"], item["count"]) == ("deleted", 3)
 
 
 async def test_a_put_that_loses_the_race_for_a_name_replaces(client: ApiClient) -> None:
@@ -452,4 +485,3 @@ async def test_a_batch_is_bounded(client: ApiClient) -> None:
     empty = await client.send("POST", "/v1/jobs:batch", body=b"[]")
     assert empty.json == {"created": 0, "failed": 0, "items": []}
     assert client.cluster.proposals == 0
-

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from api.faults import Fault
+from api.faults import Fault, Rejected
 from consensus.commands import Heartbeat
 from consensus.errors import (
     CommandTooLarge,
@@ -89,7 +89,11 @@ async def test_a_method_that_is_not_allowed_says_which_are(
 
 BROKEN: dict[str, tuple[bytes, int, str]] = {
     "two mebibytes": (b" " * 2 * BODY_BYTES_MAX, 413, "body_too_large"),
-    "NaN": (json.dumps({"name": "a", **JOB, "priority": float("nan")}).encode(), 400, "malformed_json"),
+    "NaN": (
+        json.dumps({"name": "a", **JOB, "priority": float("nan")}).encode(),
+        400,
+        "malformed_json",
+    ),
     "nothing": (b"", 400, "malformed_json"),
     "repeated": (b'{"name":"a","name":"b"}', 400, "malformed_json"),
     "deep": (b"[" * 200_000, 400, "malformed_json"),
@@ -148,7 +152,13 @@ async def test_each_fault_of_a_document_has_its_pointer(client: ApiClient) -> No
 
 @pytest.mark.parametrize(
     "content_type",
-    ["", "text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "application/jso"],
+    [
+        "",
+        "text/plain",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data",
+        "application/jso",
+    ],
 )
 async def test_a_body_says_that_it_is_json(client: ApiClient, content_type: str) -> None:
     """415 for what a browser would send for any page, and for a missing type."""
@@ -317,6 +327,28 @@ async def test_a_fault_of_ours_is_logged_and_not_shown(caplog: pytest.LogCapture
     assert "the secret reason" in caplog.text
 
 
+async def test_a_zone_that_only_other_members_know(
+    client: ApiClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """During an upgrade of time zone data a member says so, and can still delete the job."""
+    schedule = {"cron": "0 3 * * *", "timezone": "Europe/Berlin"}
+    created = await client.create("a", schedule=schedule)
+
+    def unknown(*_: object) -> None:
+        raise Rejected("unknown_timezone", '"Europe/Berlin" is not a time zone.')
+
+    monkeypatch.setattr("api.schedule_occurrences.zone", unknown)
+    path = f"/v1/jobs/{created['id']}"
+    (await client.get(f"{path}/next")).problem(503, "not_ready")
+    assert (await client.get(path)).json["schedule"] == schedule
+    client.cluster.advance(48 * HOUR_MS)
+    put = await client.send("PUT", path, {"name": "a", **JOB})
+    put.problem(503, "not_ready")
+    assert (await client.send("DELETE", path)).status == 204
+    (item,) = (await client.get(f"{path}/runs")).json["items"]
+    assert item["outcome"] == "deleted"
+
+
 # --- Idempotency -------------------------------------------------------------------------
 
 
@@ -345,7 +377,9 @@ async def test_a_key_belongs_to_one_request(client: ApiClient) -> None:
     body = json.dumps({**dict(reversed(JOB.items())), "name": "a"}, indent=3).encode()
     same = await client.send("POST", "/v1/jobs", body=body, headers=headers)
     assert same.body == first.body
-    empty = await client.send("POST", "/v1/jobs", {"name": "c", **JOB}, headers={"Idempotency-Key": ""})
+    empty = await client.send(
+        "POST", "/v1/jobs", {"name": "c", **JOB}, headers={"Idempotency-Key": ""}
+    )
     empty.problem(400, "invalid_header")
 
 

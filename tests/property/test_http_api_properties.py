@@ -30,8 +30,9 @@ LEAVES = (
 )
 VALUES = st.recursive(
     LEAVES,
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3)
+    ),
     max_leaves=6,
 )
 MEMBERS: dict[str, st.SearchStrategy[Any]] = {
@@ -50,9 +51,9 @@ MEMBERS: dict[str, st.SearchStrategy[Any]] = {
 }
 SCHEDULE_MEMBERS = ("at", "every", "delay", "cron", "manual", "anchor", "timezone", "dst",
                     "not_before", "not_after", "max_runs", "jitter")  # fmt: skip
-SCHEDULES = st.dictionaries(st.sampled_from(SCHEDULE_MEMBERS), VALUES, max_size=3) | st.sampled_from(
-    [{"every": "1m"}, {"cron": "0 3 * * *"}, {"manual": True}, {"delay": "5s"}]
-)
+SCHEDULES = st.dictionaries(
+    st.sampled_from(SCHEDULE_MEMBERS), VALUES, max_size=3
+) | st.sampled_from([{"every": "1m"}, {"cron": "0 3 * * *"}, {"manual": True}, {"delay": "5s"}])
 
 
 @st.composite
@@ -178,9 +179,7 @@ def _quoted(text: str) -> str:
 
 @FUZZ
 @given(PATHS, QUERIES)
-def test_any_address_is_answered(
-    fuzzed: Fuzzed, path: str, query: list[tuple[str, str]]
-) -> None:
+def test_any_address_is_answered(fuzzed: Fuzzed, path: str, query: list[tuple[str, str]]) -> None:
     """Reading with any parameters is a page or a problem, 503 for an index that is far away."""
     text = "&".join(f"{name}={_quoted(value)}" for name, value in query if name != "min_index")
     answer = fuzzed.send("GET", f"{path}?{text}" if text else path)

@@ -31,6 +31,7 @@ SETTINGS = RaftSettings(
     hot_bytes_max=512 * 1024,
     apply_entries_max=16,
     apply_bytes_max=64 * 1024,
+    tail_entries_max=400,
 )
 
 
@@ -103,6 +104,10 @@ class RaftLife:
         )
         self.heard: list[tuple[str, bytes]] = []
         self._start = loop.create_task(self.raft.start())
+        self._loop = loop
+        self._killed = False
+        if remains.disk.lazy:
+            self._sync_later()
 
     @property
     def leads(self) -> bool:
@@ -130,6 +135,7 @@ class RaftLife:
     def kill(self, *, power_loss: bool) -> None:
         """End the process. With a power loss, its disk forgets what was not synced."""
         finish = self._environment.random.random() < 0.5
+        self._killed = True
         self._start.cancel()
         self.raft.abort()
         self._end.leave()
@@ -137,6 +143,12 @@ class RaftLife:
         if power_loss:
             self._remains.disk.lose_power()
         del self._remains.state[self._remains.flushed :]
+
+    def _sync_later(self) -> None:
+        """Sync as rarely as the library's own journal writes its files."""
+        if not self._killed:
+            self._remains.disk.sync()
+            self._loop.call_later(1.0, self._sync_later)
 
     def _sync_s(self) -> float:
         if self._environment.random.random() < 0.1:

@@ -12,6 +12,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from consensus.raft_types import SnapshotNeeded
 from storage.memory_journal import MemoryDisk
 from tests.simulation.raft_life import Life, RaftLife, Remains
 from tests.simulation.raft_oracle import LivenessViolated, Oracle
@@ -62,6 +63,8 @@ class World:
             for name in names
         }
         self.lives: dict[str, Life] = {}
+        # Members that stopped because they need a snapshot.
+        self.behind: set[str] = set()
         self._make = make
         self._failure: BaseException | None = None
         self._written = 0
@@ -83,8 +86,16 @@ class World:
         return self.oracle
 
     def failed(self, member: str, error: BaseException) -> None:
-        """Note why a member stopped itself; in a run like this none has a reason to."""
-        self._failure = self._failure or error
+        """Note why a member stopped itself.
+
+        The one good reason is to lack what the others have trimmed; it stays down then.
+        """
+        if isinstance(error, SnapshotNeeded):
+            self.oracle.counts["snapshot_needed"] += 1
+            self.loop.call_soon(self.kill, member)
+            self.behind.add(member)
+        else:
+            self._failure = self._failure or error
 
     def check(self) -> None:
         """Raise what has gone wrong so far."""
@@ -95,7 +106,7 @@ class World:
 
     def start(self, name: str) -> None:
         """Start a member that is down."""
-        if name not in self.lives:
+        if name not in self.lives and name not in self.behind:
             self.lives[name] = self._make(self, self.remains[name])
 
     def kill(self, name: str, *, power_loss: bool = False) -> None:
@@ -152,7 +163,7 @@ class World:
             self.start(name)
         deadline_s = self.loop.time() + REPAIR_S_MAX
         last: bytes | None = None
-        while last is None or any(last not in r.commands[-50:] for r in self.remains.values()):
+        while last is None or not self._all_have(last):
             if self.loop.time() > deadline_s:
                 applied = {name: len(r.state) for name, r in self.remains.items()}
                 raise LivenessViolated(f"After {REPAIR_S_MAX} s of calm: {applied}")
@@ -161,6 +172,9 @@ class World:
                 last = self.write(leader)
             await asyncio.sleep(1.5)
             self.check()
+
+    def _all_have(self, command: bytes) -> bool:
+        return all(command in self.remains[name].commands[-50:] for name in self.lives)
 
     # --- Faults -----------------------------------------------------------------------
 
@@ -174,6 +188,7 @@ class World:
             (self._reset_links, 3),
             (self._slow_disk, 2),
             (self._transfer, 1),
+            (self._trim, 3),
             (self._ring, 1),
             (self._calm, 3),
         )
@@ -231,6 +246,10 @@ class World:
     def _transfer(self) -> None:
         for life in self.lives.values():
             life.transfer()
+
+    def _trim(self) -> None:
+        for life in self.lives.values():
+            life.trim()
 
     def _calm(self) -> None:
         self.network.heal()

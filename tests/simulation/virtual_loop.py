@@ -96,9 +96,7 @@ class VirtualExecutor(Executor):
         self._crashed = False
         self._under_way: list[Callable[[], Any]] = []
 
-    def submit(
-        self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs
-    ) -> Future[_T]:
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> Future[_T]:
         future: Future[_T] = Future()
 
         def work() -> None:

@@ -153,9 +153,7 @@ class VirtualNetwork:
         flight_s = link.latency_s + link.jitter_s * self._rng.random()
         # Timers of the same instant run in no particular order, so no two share one.
         link.arrival_s = max(link.arrival_s + 1e-7, link.free_s + flight_s)
-        self._loop.call_at(
-            link.arrival_s, self._arrive, sender, receiver, generation, frame, size
-        )
+        self._loop.call_at(link.arrival_s, self._arrive, sender, receiver, generation, frame, size)
 
     def _arrive(self, sender: str, receiver: str, generation: int, frame: Any, size: int) -> None:
         pair, link = self._pairs[_key(sender, receiver)], self.links[sender, receiver]

@@ -10,7 +10,7 @@ from multidict import MultiDict
 from api import parameters
 from api.conditions import Conditions, format_tag, read_conditions
 from api.idempotency import Repeatable, read_key
-from api.paging import read_page
+from api.paging import Page, read_page
 from api.parameters import Parameter, format_cursor, parse_query
 from api.problems import Problem
 from storage import keys
@@ -120,9 +120,7 @@ def filled(rows: int) -> MemoryStore:
 
 
 @given(st.integers(0, 40), st.integers(1, 15), st.integers(1, 5), st.booleans())
-def test_the_pages_of_a_list_are_the_list(
-    rows: int, limit: int, every: int, reverse: bool
-) -> None:
+def test_the_pages_of_a_list_are_the_list(rows: int, limit: int, every: int, reverse: bool) -> None:
     """Every row that passes comes once and in order, on pages of at most `limit` items."""
     store = filled(rows)
     expected = [number for number in range(rows) if number % every == 0]
@@ -148,12 +146,16 @@ def picked(key: bytes, every: int) -> int | None:
 def test_a_filter_that_matches_nothing_ends_the_page_and_not_the_list() -> None:
     """The rows that one request looks at are bounded; the cursor goes on behind them."""
     store = filled(PAGE_ROWS_SCANNED_MAX + 1)
-    page = read_page(store, PREFIX, keys.after(PREFIX), {}, lambda key, _: None)
+    page: Page[int] = read_page(store, PREFIX, keys.after(PREFIX), {}, lambda key, _: None)
     assert page.items == []
     assert page.next_key is not None
     last = read_page(store, PREFIX, keys.after(PREFIX), {"cursor": page.next_key}, picked_all)
     assert last.items == [PAGE_ROWS_SCANNED_MAX]
     assert last.next_key is None
+
+
+def picked_none(key: bytes, _: bytes) -> int | None:
+    return None
 
 
 def picked_all(key: bytes, _: bytes) -> int | None:
@@ -227,9 +229,7 @@ def test_conditions_that_cannot_be_read_are_refused(headers: dict[str, str]) -> 
         (Conditions(frozenset({7}), True), None, False),
     ],
 )
-def test_a_condition_holds_or_not(
-    conditions: Conditions, revision: int | None, met: bool
-) -> None:
+def test_a_condition_holds_or_not(conditions: Conditions, revision: int | None, met: bool) -> None:
     """`If-Match` needs a job at that revision, `If-None-Match: *` needs none."""
     assert conditions.met_by(revision) == met
     assert format_tag(7) == '"7"'

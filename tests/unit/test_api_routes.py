@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
@@ -16,6 +18,7 @@ from api.application import make_application
 from api.faults import Fault
 from api.openapi import build_document, operation_id
 from api.problems import PROBLEMS, REFUSALS, Problem
+from api.reference import render_reference
 from api.route import Role
 from api.routes import ROUTES
 from api.schemas import SCHEMAS
@@ -23,13 +26,12 @@ from consensus.commands import RefusalCode
 from tests.support.single import SingleCluster
 
 DOCUMENT: dict[str, Any] = build_document(ROUTES, "0.1.0")
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference-api.md"
 METHODS_WITH_BODY = {"POST", "PUT", "PATCH"}
 
 
 def registered() -> set[tuple[str, str]]:
-    application = make_application(
-        SingleCluster(), version="0.1.0", registry=CollectorRegistry()
-    )
+    application = make_application(SingleCluster(), version="0.1.0", registry=CollectorRegistry())
     found = set()
     for route in application.router.routes():
         assert isinstance(route, web.AbstractRoute)
@@ -62,7 +64,7 @@ def test_every_operation_has_a_name_a_role_and_an_answer() -> None:
         assert route.summary, route.operation
         assert route.answers, route.operation
         assert all(200 <= status < 300 for status in route.answers), route.operation
-        changes = route.method != "GET" and route.method != "HEAD"
+        changes = route.method not in {"GET", "HEAD"}
         asks = route.path.endswith((":validate", ":explain"))
         assert (route.role in ("write", "operate", "admin")) == (changes and not asks)
 
@@ -88,6 +90,14 @@ def test_every_refusal_of_the_state_machine_has_a_status() -> None:
         assert re.fullmatch("[a-z_]+", code)
         assert 400 <= status < 600
         assert title
+
+
+def test_the_reference_page_is_up_to_date() -> None:
+    """The page is written from the table: CRONCLAVE_WRITE_DOCS=1 writes it anew."""
+    page = render_reference(ROUTES)
+    if os.environ.get("CRONCLAVE_WRITE_DOCS"):
+        PAGE.write_text(page)
+    assert PAGE.read_text() == page
 
 
 def references(value: object) -> Iterator[str]:

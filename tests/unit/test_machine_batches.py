@@ -161,7 +161,7 @@ def poisoned(monkeypatch: pytest.MonkeyPatch) -> type[Exception]:
         context.count("jobs", 7)
         raise ZeroDivisionError(command.member)
 
-    appliers = {**machine_module._APPLIERS, Heartbeat: fail}
+    appliers: dict[Any, Any] = {**machine_module._APPLIERS, Heartbeat: fail}
     monkeypatch.setattr(machine_module, "_APPLIERS", appliers)
     return ZeroDivisionError
 
@@ -193,7 +193,7 @@ def test_a_member_without_memory_stops_instead_of_refusing(
     def fail(context: Context, command: Heartbeat) -> Any:
         raise MemoryError
 
-    appliers = {**machine_module._APPLIERS, Heartbeat: fail}
+    appliers: dict[Any, Any] = {**machine_module._APPLIERS, Heartbeat: fail}
     monkeypatch.setattr(machine_module, "_APPLIERS", appliers)
     with pytest.raises(InvariantViolated, match="Entry 1 cannot be applied"):
         lab.join()

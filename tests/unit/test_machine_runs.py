@@ -109,17 +109,19 @@ def test_a_failed_attempt_with_tries_left_goes_back_to_the_queue(
     job, holder, other = lab.create(attempts_max=2), lab.join(1, "a"), lab.join(1, "b")
     run = lab.launch(holder, job)
     first_fence = lab.run(run).fence
-    assert lab.end(run, outcome, retry_start_ms=NOW_MS + 300)
+    lab.pass_ms(2_000)
+    retry_ms = lab.now_ms + 300
+    assert lab.end(run, outcome, retry_start_ms=retry_ms)
     record = lab.run(run)
-    assert (record.state, record.start_ms, record.incarnation) == ("queued", NOW_MS + 300, b"")
+    assert (record.state, record.start_ms, record.incarnation) == ("queued", retry_ms, b"")
     assert (record.outcome, record.ended_ms, record.exit_code) == (None, None, None)
-    assert (NOW_MS + 300, run) in lab.due()
+    assert (retry_ms, run) in lab.due()
     assert lab.state(job).live == (run,)
     assert lab.held(holder) == []
     assert lab.claim_run(other, run) is None
     assert (lab.run(run).number, lab.run(run).member) == (2, "b")
     assert lab.run(run).fence > first_fence
-    assert lab.end(run, outcome, retry_start_ms=NOW_MS + 600)
+    assert lab.end(run, outcome, retry_start_ms=retry_ms + 300)
     assert lab.run(run).outcome == outcome
     assert [attempt.number for attempt in lab.run(run).attempts] == [1, 2]
 
