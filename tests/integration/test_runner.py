@@ -127,9 +127,12 @@ async def test_a_command_starts_clean(run: Run, tmp_path: Path) -> None:
     """Own session, three descriptors, umask 077, default signals, its working directory."""
     script = "umask; ls /proc/self/fd | wc -l; grep -E 'Sig(Blk|Ign)' /proc/self/status; pwd"
     lines = (await run("sh", "-c", script, cwd=str(tmp_path))).output.decode().split()
-    zeroes = "0" * 16
     # The fourth descriptor is the directory that ls reads.
-    assert lines == ["0077", "4", "SigBlk:", zeroes, "SigIgn:", zeroes, str(tmp_path)]
+    assert (lines[:2], lines[6]) == (["0077", "4"], str(tmp_path))
+    # Signals 32 and 33 belong to the C library: a parent that used its posix_spawn, as make
+    # does, leaves one of them ignored, and no program can change that.
+    reserved = 1 << 31 | 1 << 32
+    assert [int(mask, 16) & ~reserved for mask in (lines[3], lines[5])] == [0, 0]
     session = await run("sh", "-c", 'cut -d" " -f6 /proc/$$/stat; echo $$')
     assert len(set(session.output.split())) == 1
 
