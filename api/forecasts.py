@@ -3,12 +3,14 @@
 Working out occurrences and warnings costs more than all the rest of creating a job, and
 many jobs share an expression, so the forecast of an expression is remembered. It holds
 until its first occurrence, and for an hour at most, because the warnings look a certain
-time ahead.
+time ahead. The occurrences of an interval are a division; its warnings do not depend on
+its phase and are remembered for good.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from api import schedule
@@ -39,6 +41,11 @@ _remembered: dict[ScheduleSpec, _Remembered] = {}
 
 def forecast(spec: ScheduleSpec, now_ms: int) -> Forecast:
     """Return the next occurrences after `now_ms` and the warnings about a schedule."""
+    if spec.kind == "every" and spec.not_after_ms is None:
+        count = min(SHOWN_NEXT, spec.max_runs or SHOWN_NEXT)
+        coming = schedule.occurrences(spec, now_ms, TIME_MS_MAX, count)
+        shown = [format_time(at_ms) for at_ms in coming]
+        return Forecast(shown, _interval_warnings(spec.every_ms))
     if spec.kind != "cron":
         return _forecast(spec, now_ms)[0]
     known = _remembered.get(spec)
@@ -51,6 +58,13 @@ def forecast(spec: ScheduleSpec, now_ms: int) -> Forecast:
     hour_end_ms = now_ms - now_ms % HOUR_MS + HOUR_MS
     _remembered[spec] = _Remembered(now_ms, min(first_ms, hour_end_ms), found)
     return found
+
+
+@lru_cache(maxsize=REMEMBERED_MAX)
+def _interval_warnings(every_ms: int | None) -> list[dict[str, str]]:
+    """Return what may surprise about an interval without an end, whatever its phase."""
+    spec = ScheduleSpec(kind="every", every_ms=every_ms, anchor_ms=0)
+    return _forecast(spec, 0)[0].warnings
 
 
 def _forecast(spec: ScheduleSpec, now_ms: int) -> tuple[Forecast, int]:

@@ -58,8 +58,8 @@ READ_ONLY = (
 FORECAST = ("next_runs", "warnings")
 _KNOWN = frozenset(WRITABLE) | frozenset(READ_ONLY) | frozenset(FORECAST)
 _DEFAULT = JobDefinition(schedule=ScheduleSpec(kind="manual"), action={})
-# Expressions without a hash mean the same for every job, and many jobs share one.
-CRON_CACHED_MAX = 4_096
+# Intervals, and expressions without a hash, mean the same for every job; many share one.
+SCHEDULES_CACHED_MAX = 4_096
 # Longer texts are rare, and a cache must not keep what strangers fill it with.
 CACHED_CHARS_MAX = 64
 
@@ -164,31 +164,30 @@ def _schedule(
     if not isinstance(value, dict):
         reader.fault("schedule", "wrong_type", f"A schedule is an object, not {shown(value)}.")
         return None
-    if value.keys() <= {"cron", "timezone"}:
-        known = _remembered(value["cron"], value.get("timezone")) if "cron" in value else None
-        if known is not None:
-            return known
-    spec, found = schedule.parse_schedule(value, now_ms=now_ms, seed=seed)
-    _take(found, faults)
+    spec = _remembered(value, now_ms)
+    if spec is None:
+        spec, found = schedule.parse_schedule(value, now_ms=now_ms, seed=seed)
+        _take(found, faults)
     return spec if spec is None or "anchor" in value else _same_phase(spec, present)
 
 
-def _remembered(cron: object, timezone: object) -> ScheduleSpec | None:
-    """Return the specification of an expression that needs no seed, if it is valid."""
-    if not isinstance(cron, str) or len(cron) > CACHED_CHARS_MAX or "H" in cron.upper():
+def _remembered(value: dict[str, object], now_ms: int) -> ScheduleSpec | None:
+    """Return the specification of a plain schedule, if it is valid and needs no seed."""
+    if not all(isinstance(text, str) and len(text) <= CACHED_CHARS_MAX for text in value.values()):
         return None
-    if timezone is None:
-        return _plain_cron(cron, None)
-    if not isinstance(timezone, str) or len(timezone) > CACHED_CHARS_MAX:
-        return None
-    return _plain_cron(cron, timezone)
+    names = value.keys()
+    if names == {"every"}:
+        spec = _plain("every", value["every"], None)
+        return spec and msgspec.structs.replace(spec, anchor_ms=now_ms)
+    if "cron" in names and names <= {"cron", "timezone"}:
+        hashed = "H" in str(value["cron"]).upper()
+        return None if hashed else _plain("cron", value["cron"], value.get("timezone"))
+    return None
 
 
-@lru_cache(maxsize=CRON_CACHED_MAX)
-def _plain_cron(cron: str, timezone: str | None) -> ScheduleSpec | None:
-    raw: dict[str, object] = {"cron": cron}
-    if timezone is not None:
-        raw["timezone"] = timezone
+@lru_cache(maxsize=SCHEDULES_CACHED_MAX)
+def _plain(kind: str, text: object, timezone: object) -> ScheduleSpec | None:
+    raw = {kind: text} if timezone is None else {kind: text, "timezone": timezone}
     return schedule.parse_schedule(raw, now_ms=0, seed=b"")[0]
 
 

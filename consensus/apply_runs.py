@@ -47,14 +47,11 @@ def ended(context: Context, item: Ended) -> bool:
         return True
     _keep_output(context, item, run)
     state = context.job(key[: keys.JOB_ID_BYTES])
-    past = _past(run, item, item.outcome)
     if _tried_again(run, state, item):
         assert item.retry_start_ms is not None
-        _requeue(context, key, run, state, past, item.retry_start_ms)
-        context.count("retries")
+        _requeue(context, key, run, state, item, item.retry_start_ms)
     else:
-        _end(context, key, run, item.outcome, item.detail, past)
-        _release(context, key, state, item.outcome)
+        _finish(context, key, run, state, item)
     return True
 
 
@@ -93,47 +90,40 @@ def _return_lost(context: Context, key: bytes, run: Run, detail: str, *, certain
     elif state.policy.delivery == "at_most_once" and not certain:
         outcome, detail = "unknown", f"{detail} It may have run, and is not run again."
     end = Ended(key, run.number, run.fence, outcome, run.started_ms, context.clock_ms, None, detail)
-    past = _past(run, end, outcome)
     if outcome == "lost" and losses < LOST_ATTEMPTS_MAX and state.status != "deleted":
-        _requeue(context, key, run, state, past, context.clock_ms)
-        context.count("retries")
+        _requeue(context, key, run, state, end, context.clock_ms)
     else:
-        _end(context, key, run, outcome, detail, past)
-        _release(context, key, state, outcome)
+        _finish(context, key, run, state, end)
 
 
-def _past(run: Run, end: Ended, outcome: Outcome) -> Run:
-    """Return a held run with its present attempt among those that are over."""
-    started_ms = run.started_ms if end.started_ms is None else end.started_ms
+def _past(run: Run, end: Ended) -> tuple[Attempt, ...]:
+    """Return the attempts of a run that are over, with the one that has just ended."""
     attempt = Attempt(
         run.number,
         run.fence,
         run.member,
-        started_ms,
+        _started_ms(run, end),
         end.ended_ms,
-        outcome,
+        end.outcome,
         end.exit_code,
         end.detail,
     )
-    return replace(
-        run,
-        started_ms=started_ms,
-        ended_ms=end.ended_ms,
-        exit_code=end.exit_code,
-        output_bytes=end.output_bytes,
-        attempts=(*run.attempts, attempt)[-ATTEMPTS_KEPT_MAX:],
-    )
+    return (*run.attempts, attempt)[-ATTEMPTS_KEPT_MAX:]
+
+
+def _started_ms(run: Run, end: Ended) -> int | None:
+    return run.started_ms if end.started_ms is None else end.started_ms
 
 
 def _requeue(
-    context: Context, key: bytes, run: Run, state: JobState, past: Run, start_ms: int
+    context: Context, key: bytes, run: Run, state: JobState, end: Ended, start_ms: int
 ) -> None:
     """Put a run that is to be tried again into the queue, as its job stands now.
 
     It may have been claimed ahead of time, and starts before its instant in no case.
     """
     queued = replace(
-        past,
+        run,
         state=advance(run.state, "returned"),
         start_ms=max(start_ms, run.start_ms, context.clock_ms),
         priority=state.policy.priority,
@@ -141,21 +131,37 @@ def _requeue(
         incarnation=b"",
         member="",
         started_ms=None,
-        ended_ms=None,
-        exit_code=None,
+        output_bytes=end.output_bytes,
+        attempts=_past(run, end),
     )
     context.save_run(key, run, queued)
+    context.count("retries")
 
 
-def _end(
-    context: Context, key: bytes, run: Run, outcome: Outcome, detail: str, past: Run | None = None
-) -> None:
-    """Write that a run is over; `past` is the run with its last attempt, if it had one."""
+def _finish(context: Context, key: bytes, run: Run, state: JobState, end: Ended) -> None:
+    """End a run with its present attempt, and free its place."""
     over = replace(
-        run if past is None else past,
+        run,
         state=advance(run.state, "ended"),
-        ended_ms=context.clock_ms if past is None else past.ended_ms,
-        outcome=outcome,
+        started_ms=_started_ms(run, end),
+        ended_ms=end.ended_ms,
+        outcome=end.outcome,
+        exit_code=end.exit_code,
+        detail=end.detail,
+        output_bytes=end.output_bytes,
+        attempts=_past(run, end),
+    )
+    context.save_run(key, run, over)
+    _release(context, key, state, end.outcome)
+
+
+def _cancel(context: Context, key: bytes, run: Run, detail: str) -> None:
+    """End a run that nobody holds."""
+    over = replace(
+        run,
+        state=advance(run.state, "ended"),
+        ended_ms=context.clock_ms,
+        outcome="cancelled",
         detail=detail,
     )
     context.save_run(key, run, over)
@@ -205,7 +211,7 @@ def end_unheld(context: Context, state: JobState, detail: str) -> JobState:
         if run.state in HELD_STATES:
             held.append(key)
         else:
-            _end(context, key, run, "cancelled", detail)
+            _cancel(context, key, run, detail)
     return replace(state, live=tuple(held), waiting=None)
 
 
@@ -230,7 +236,7 @@ def cancel(context: Context, key: bytes, run: Run, reason: str) -> str:
         _ask_holder(context, key, run, reason)
         return run.state
     state = context.job(key[: keys.JOB_ID_BYTES])
-    _end(context, key, run, "cancelled", reason)
+    _cancel(context, key, run, reason)
     _release(context, key, state, "cancelled")
     return "ended"
 

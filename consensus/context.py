@@ -18,7 +18,7 @@ import msgspec
 
 from consensus.transitions import HELD_STATES
 from storage import keys, models
-from storage.invariant import invariant
+from storage.invariant import InvariantViolated
 from storage.keys import band_of
 from storage.models import JobPolicy, JobState, Run, Skip
 from storage.store import Store
@@ -89,28 +89,28 @@ class Context:
     def job(self, job: bytes) -> JobState:
         """Return the state of a job that must exist, because it has runs."""
         state = self.find_job(job)
-        invariant(state is not None, "A run belongs to a job.", job=job.hex())
-        assert state is not None
+        if state is None:
+            raise InvariantViolated(f"A run belongs to a job (job={job.hex()}).")
         return state
 
     def save_job(self, job: bytes, before: JobState | None, after: JobState) -> None:
         """Write a job's state, and its due entry where that is another than before."""
         self.store.put(keys.JOB_STATE + job, models.encode(after))
-        was = None if before is None else _due_of(before)
-        now = _due_of(after)
+        was = None if before is None else _due_of(job, before)
+        now = _due_of(job, after)
         if was == now:
             return
         if was is not None:
-            self.store.delete(_due_key(job, *was))
+            self.store.delete(was)
         if now is not None:
-            self._put_due(job, *now)
+            self.store.put(now, b"")
+            self.look_again(job, after)
 
     def look_again(self, job: bytes, state: JobState) -> None:
-        """Hint that a job's due entry may be worth another look."""
-        due = _due_of(state)
-        if due is not None:
-            band = band_of(due[1], selective=due[2])
-            self.effects.due.append((keys.partition_of(job), band, due[0]))
+        """Hint that a job's due entry, if it has one, is worth a look."""
+        if state.status == "scheduled" and state.start_ms is not None:
+            place = (keys.partition_of(job), band_under(state.policy), state.start_ms)
+            self.effects.due.append(place)
 
     # --- Runs --------------------------------------------------------------------------
 
@@ -122,8 +122,8 @@ class Context:
     def run(self, key: bytes) -> Run:
         """Return a run that must exist, because another record names it."""
         run = self.find_run(key)
-        invariant(run is not None, "A record names a run that exists.", run=key.hex())
-        assert run is not None
+        if run is None:
+            raise InvariantViolated(f"A record names a run that exists (run={key.hex()}).")
         return run
 
     def save_run(self, key: bytes, before: Run | None, after: Run) -> None:
@@ -158,11 +158,6 @@ class Context:
             self.count(f"runs.{after.outcome}")
             self.count("runs_live", -1)
 
-    def _put_due(self, job: bytes, start_ms: int, priority: int, selective: bool) -> None:
-        band = band_of(priority, selective=selective)
-        self.store.put(keys.due_key(job, band, start_ms, priority), b"")
-        self.effects.due.append((keys.partition_of(job), band, start_ms))
-
     # --- Skipped occurrences -------------------------------------------------------------
 
     def save_skip(self, job: bytes, first_ms: int, skip: Skip) -> None:
@@ -171,16 +166,12 @@ class Context:
         self.count(f"skipped.{skip.reason}", skip.count)
 
 
-def _due_of(state: JobState) -> tuple[int, int, bool] | None:
-    """Return (start_ms, priority, selective) of the due entry that a job's state implies."""
+def _due_of(job: bytes, state: JobState) -> bytes | None:
+    """Return the key of the due entry that a job's state implies."""
     if state.status != "scheduled" or state.start_ms is None:
         return None
     policy = state.policy
-    return state.start_ms, policy.priority, policy.selective
-
-
-def _due_key(job: bytes, start_ms: int, priority: int, selective: bool) -> bytes:
-    return keys.due_key(job, band_of(priority, selective=selective), start_ms, priority)
+    return keys.due_key(job, band_under(policy), state.start_ms, policy.priority)
 
 
 def band_under(policy: JobPolicy) -> int:

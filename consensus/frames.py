@@ -154,6 +154,8 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Envelope)
+# Text that is not UTF-8 is reported by an error of its own.
+_NOT_DECODED = (msgspec.MsgspecError, UnicodeDecodeError)
 
 
 def encode(envelope: Envelope) -> bytes:
@@ -169,7 +171,7 @@ def decode(frame: bytes) -> Envelope:
     """
     try:
         envelope = _decoder.decode(frame)
-    except msgspec.MsgspecError as error:
+    except _NOT_DECODED as error:
         raise FrameError(f"The frame cannot be read: {error}") from error
     if envelope.version != WIRE_VERSION:
         raise FrameError(
@@ -204,7 +206,7 @@ def decode_membership(content: bytes) -> tuple[str, str]:
     """
     try:
         return msgspec.msgpack.decode(content, type=tuple[str, str])
-    except msgspec.MsgspecError as error:
+    except _NOT_DECODED as error:
         raise FrameError(f"The membership entry cannot be read: {error}") from error
 
 
@@ -241,5 +243,5 @@ def decode_hand(content: bytes, kind: type[_Hand]) -> _Hand:
     """
     try:
         return msgspec.msgpack.decode(content, type=kind)
-    except msgspec.MsgspecError as error:
+    except _NOT_DECODED as error:
         raise FrameError(f"The handshake cannot be read: {error}") from error

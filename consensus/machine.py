@@ -169,7 +169,6 @@ class Machine:
             if request is not None and not isinstance(result, Refused):
                 self._keep_answer(request, result)
         except Exception as error:
-            self._store.rollback()
             if isinstance(error, _OWN_FAULTS):
                 _stop(context.index, error)
             context.effects.faults.append((context.index, _shown(command, error)))

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from storage.invariant import invariant
+from storage.invariant import InvariantViolated
 from storage.models import RunState
 
 RunEvent = Literal["promoted", "claimed", "started", "returned", "ended"]
@@ -41,8 +41,8 @@ def advance(state: RunState, event: RunEvent) -> RunState:
         InvariantViolated: the table does not know the pair.
     """
     following = RUN_TRANSITIONS.get((state, event))
-    invariant(
-        following is not None, "A run took a step it does not have.", state=state, event=event
-    )
-    assert following is not None
+    if following is None:
+        raise InvariantViolated(
+            f"A run took a step it does not have (state={state!r}, event={event!r})."
+        )
     return following

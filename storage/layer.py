@@ -9,54 +9,64 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from sortedcontainers import SortedDict
+from sortedcontainers import SortedList
 
 Change = tuple[bytes, bytes | None]
 
 
 class Layer:
-    """Changes by key, in order."""
+    """Changes by key, in order.
+
+    A dictionary and a sorted list of its keys, side by side: most changes are to keys that
+    are known already, and these cost no more than a dictionary does.
+    """
 
     def __init__(self) -> None:
-        self._changes: SortedDict = SortedDict()
+        self._values: dict[bytes, bytes | None] = {}
+        self._keys: SortedList = SortedList()
+        # (key, value before, whether the key was known), in order.
         self._undo: list[tuple[bytes, bytes | None, bool]] = []
         self._written: list[Change] = []
         self.bytes_total = 0
 
     def __len__(self) -> int:
-        return len(self._changes)
+        return len(self._values)
 
     def __contains__(self, key: bytes) -> bool:
-        return key in self._changes
+        return key in self._values
 
     def get(self, key: bytes) -> bytes | None:
         """Return the changed value; None also where the key was deleted or is unknown."""
-        value: bytes | None = self._changes.get(key)
-        return value
+        return self._values.get(key)
 
     def change(self, key: bytes, value: bytes | None) -> None:
         """Put a value, or delete with None."""
-        changes = self._changes
-        known = key in changes
-        self._undo.append((key, changes[key] if known else None, known))
+        values = self._values
+        if key in values:
+            self._undo.append((key, values[key], True))
+        else:
+            self._undo.append((key, None, False))
+            self._keys.add(key)
+        values[key] = value
         self._written.append((key, value))
-        changes[key] = value
-        self.bytes_total += len(key) + (len(value) if value is not None else 0)
+        self.bytes_total += _size(key, value)
 
     def forget(self, key: bytes) -> None:
         """Drop a deleted key altogether."""
-        if self._changes.get(key, b"") is None:
-            del self._changes[key]
+        if self._values.get(key, b"") is None:
+            del self._values[key]
+            self._keys.remove(key)
 
     def changes(self, start: bytes, stop: bytes, *, reverse: bool) -> Iterator[Change]:
         """Yield the changes with start <= key < stop in order, deletes as None."""
-        changes = self._changes
-        for key in changes.irange(start, stop, inclusive=(True, False), reverse=reverse):
-            yield key, changes[key]
+        values = self._values
+        for key in self._keys.irange(start, stop, inclusive=(True, False), reverse=reverse):
+            yield key, values[key]
 
     def items(self) -> list[Change]:
         """Return all changes in order of their keys."""
-        return list(self._changes.items())
+        values = self._values
+        return [(key, values[key]) for key in self._keys]
 
     def savepoint(self) -> None:
         self._undo.clear()
@@ -65,13 +75,20 @@ class Layer:
     def rollback(self) -> None:
         for key, value, known in reversed(self._undo):
             if known:
-                self._changes[key] = value
+                self._values[key] = value
             else:
-                del self._changes[key]
+                del self._values[key]
+                self._keys.remove(key)
+        for key, value in self._written:
+            self.bytes_total -= _size(key, value)
         self.savepoint()
 
     def written(self) -> list[Change]:
         return self._written
+
+
+def _size(key: bytes, value: bytes | None) -> int:
+    return len(key) + (0 if value is None else len(value))
 
 
 def merge(newer: Iterator[Change], older: Iterator[Change], *, reverse: bool) -> Iterator[Change]:

@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.durations import DURATION_MS_MAX, parse_time
+from api.durations import DURATION_MS_MAX, format_time, parse_time
 from api.faults import Fault
+from api.forecasts import SHOWN_NEXT, forecast
 from api.job_document import JobRequest, Present, parse_job
 from api.job_rendering import render_definition
 from api.merge_patch import merge_patch
-from api.schedule import render_schedule
+from api.schedule import explain, render_schedule
 from storage.limits import (
     DEFINITION_BYTES_MAX,
     LABELS_MAX,
@@ -326,3 +327,18 @@ def test_merge_patch_follows_the_examples_of_its_standard(
 ) -> None:
     """RFC 7396, appendix A."""
     assert merge_patch(target, patch) == expected
+
+
+@pytest.mark.parametrize("every", ["100ms", "59s", "1m", "PT90S", "1d"])
+@pytest.mark.parametrize(
+    "more", [{}, {"max_runs": 2}, {"jitter": "1ms"}, {"anchor": "1970-01-01T00:00:07Z"}]
+)
+def test_the_forecast_of_an_interval_is_what_explaining_it_says(
+    every: str, more: dict[str, Any]
+) -> None:
+    """What is remembered and divided instead of explained comes to the same."""
+    spec = accepted({**MINIMAL, "schedule": {"every": every, **more}}).definition.schedule
+    explained = explain(spec, START_MS, SHOWN_NEXT)
+    coming = forecast(spec, START_MS)
+    assert coming.next_runs == [format_time(at_ms) for at_ms, _ in explained.occurrences]
+    assert [(one["code"], one["detail"]) for one in coming.warnings] == explained.warnings

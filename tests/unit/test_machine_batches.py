@@ -281,6 +281,13 @@ def test_any_other_byte_gives_another_hash() -> None:
     assert len(set(hashes)) == len(hashes)
 
 
+def test_the_same_at_another_index_gives_another_hash(lab: Lab) -> None:
+    """Members that have applied different entries can tell, whatever these say."""
+    lab.machine.apply(1, 1, b"", Effects())
+    lab.enter(batch(1, put := Lab().put()))
+    assert lab.machine.state_hash != hash_after(batch(1, put))
+
+
 def test_what_is_written_is_told_apart_however_it_is_split() -> None:
     """The lengths of keys and values are part of the hash."""
     sequences: list[list[tuple[bytes, bytes | None]]] = [

@@ -262,7 +262,7 @@ def test_the_holder_of_a_run_is_asked_to_end_it(lab: Lab, *, started: bool) -> N
         lab.expect(RunDone, CancelRun(run, reason))
         assert lab.effects.cancelled == [(holder, run)]
         assert lab.run(run).cancel_reason == "enough"
-    assert lab.effects.granted == []
+        assert lab.effects.granted == []
     lab.end(run, "failed", retry_start_ms=NOW_MS)
     assert lab.run(run).state == "ended"
 
