@@ -79,11 +79,15 @@ class World:
         try:
             self.loop.run_until_complete(self._run())
         finally:
-            for name in list(self.lives):
-                self.lives.pop(name).kill(power_loss=False)
-            self.loop.run_until_complete(asyncio.sleep(0))
-            self.loop.close()
+            self.close()
         return self.oracle
+
+    def close(self) -> None:
+        """End every life and give the loop back."""
+        for name in list(self.lives):
+            self.lives.pop(name).kill(power_loss=False)
+        self.loop.run_until_complete(asyncio.sleep(0))
+        self.loop.close()
 
     def failed(self, member: str, error: BaseException) -> None:
         """Note why a member stopped itself.

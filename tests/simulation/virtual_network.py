@@ -226,7 +226,8 @@ class VirtualEnd:
         return self._network.send(self.member, member, message, size)
 
     def queued_bytes(self, member: str) -> int:
-        return self._network.links[self.member, member].queued_bytes
+        link = self._network.links.get((self.member, member))
+        return 0 if link is None else link.queued_bytes
 
     def close(self, member: str, reason: str) -> None:
         self._network.reset(self.member, member)

@@ -36,6 +36,7 @@ LOG_BYTES_SHOWN = 3_000
 # Below the range from which the kernel takes the ports of outgoing connections.
 PORTS = range(20_000, 32_000, 20)
 PORTS_OF_A_CLUSTER = 10
+WORKERS_MAX = 8
 GONE = (aiohttp.ClientError, ConnectionError, TimeoutError)
 
 
@@ -341,10 +342,16 @@ def _tail(log: Path) -> str:
 
 
 def free_port() -> int:
-    """Return the first of a row of ports that nobody uses."""
-    start = os.getpid() % len(PORTS)
-    for place in range(len(PORTS)):
-        base = PORTS[(start + place) % len(PORTS)]
+    """Return the first of a row of ports that nobody uses.
+
+    A port counts as free until it is bound, so test processes that run side by side look in
+    rows of their own.
+    """
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    rows = PORTS[worker % WORKERS_MAX :: WORKERS_MAX]
+    start = os.getpid() % len(rows)
+    for place in range(len(rows)):
+        base = rows[(start + place) % len(rows)]
         if all(_is_free(port) for port in range(base, base + PORTS_OF_A_CLUSTER)):
             return base
     raise AssertionError("There are no free ports.")
