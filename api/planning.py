@@ -241,31 +241,46 @@ def _overdue(
 ) -> _Overdue:
     """Return the occurrences from `first_ms`, which is one, until `until_ms`, by reasons."""
     spans: list[SkippedRange] = []
-    last_ms = first_ms
-    ask_ms = first_ms
+    ask_ms = last_ms = first_ms
     for named, end_ms in _by_reason(state, until_ms, reason):
         if end_ms < ask_ms:
             continue
-        begin_ms: int | None = None
-        count = 0
-        if ask_ms == first_ms:
-            begin_ms, count, ask_ms = first_ms, 1, first_ms + 1
-        complete = False
-        for _ in range(counts_max):
-            found = schedule.missed_summary(spec, ask_ms, end_ms, 0)
-            if found.first_ms is not None and found.last_ms is not None:
-                begin_ms = found.first_ms if begin_ms is None else begin_ms
-                last_ms, count = found.last_ms, count + found.count
-            complete = found.complete
-            if found.resume_ms is None:
-                break
-            ask_ms = found.resume_ms
-        if begin_ms is not None:
-            spans.append(SkippedRange(named, begin_ms, last_ms, count))
-        if not complete:
+        counted = _counted(spec, ask_ms, end_ms, counts_max, decreed=ask_ms == first_ms)
+        if counted.total:
+            last_ms = counted.last_ms
+            spans.append(SkippedRange(named, counted.first_ms, last_ms, counted.total))
+        if not counted.complete:
             return _Overdue(tuple(spans), last_ms, complete=False)
         ask_ms = end_ms + 1
     return _Overdue(tuple(spans), last_ms, complete=True)
+
+
+class _Counted(NamedTuple):
+    """How many occurrences there are between two instants; without any, no first and last."""
+
+    total: int
+    first_ms: int
+    last_ms: int
+    complete: bool
+
+
+def _counted(
+    spec: ScheduleSpec, from_ms: int, until_ms: int, counts_max: int, *, decreed: bool
+) -> _Counted:
+    """Count what lies in [`from_ms`, `until_ms`]; `decreed` says that `from_ms` is one."""
+    count, first_ms, last_ms = int(decreed), from_ms, from_ms
+    ask_ms = from_ms + count
+    complete = False
+    for _ in range(counts_max):
+        found = schedule.missed_summary(spec, ask_ms, until_ms, 0)
+        if found.first_ms is not None and found.last_ms is not None:
+            first_ms = first_ms if count else found.first_ms
+            last_ms, count = found.last_ms, count + found.count
+        if found.resume_ms is None:
+            complete = True
+            break
+        ask_ms = found.resume_ms
+    return _Counted(count, first_ms, last_ms, complete)
 
 
 def _by_reason(state: JobState, until_ms: int, reason: SkipReason) -> list[tuple[SkipReason, int]]:
