@@ -9,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from storage.layer import Layer
 from storage.lmdb_store import LmdbStore
 from storage.memory_store import MemoryStore
 from storage.store import Store
@@ -19,7 +20,11 @@ STEPS = st.lists(
     st.one_of(
         st.tuples(st.just("put"), KEYS, st.binary(max_size=4)),
         st.tuples(st.just("delete"), KEYS, st.just(b"")),
-        st.tuples(st.sampled_from(["savepoint", "rollback", "flush"]), KEYS, st.just(b"")),
+        st.tuples(
+            st.sampled_from(["savepoint", "rollback", "flush", "begin_flush", "end_flush"]),
+            KEYS,
+            st.just(b""),
+        ),
     ),
     max_size=40,
 )
@@ -44,8 +49,16 @@ def make_store(
         store.close()
 
 
-def flush(store: Store) -> None:
-    if isinstance(store, LmdbStore):
+def flush(store: Store, kind: str) -> None:
+    """Take a step towards the disk, if a store has one."""
+    if not isinstance(store, LmdbStore):
+        return
+    if kind == "begin_flush":
+        store.begin_flush()
+    elif store.flushing:
+        store.commit()
+        store.end_flush()
+    if kind == "flush":
         store.flush()
 
 
@@ -77,9 +90,14 @@ def test_a_store_behaves_like_a_sorted_dictionary(
         else:
             store.savepoint()
             saved = dict(model)
-            if kind == "flush":
-                flush(store)
+            flush(store, kind)
         assert store.get(key) == model.get(key)
+        assert_reads(store, model, low, high, limit)
+
+
+def assert_reads(
+    store: Store, model: dict[bytes, bytes], low: bytes, high: bytes, limit: int
+) -> None:
     rows = sorted((k, v) for k, v in model.items() if low <= k < high)
     assert store.scan(low, high, limit) == rows[:limit]
     assert store.scan(low, high, limit, reverse=True) == rows[::-1][:limit]
@@ -96,6 +114,55 @@ def test_what_was_written_is_told_in_order(
     store.delete(b"a")
     store.put(b"b", b"3")
     assert list(store.written()) == [(b"b", b"2"), (b"a", None), (b"b", b"3")]
+
+
+def test_a_rollback_leaves_nothing_to_tell(
+    make_store: Callable[[], MemoryStore | LmdbStore],
+) -> None:
+    """What was undone was never written."""
+    store = make_store()
+    store.put(b"a", b"1")
+    store.savepoint()
+    store.put(b"a", b"2")
+    store.delete(b"a")
+    store.delete(b"unknown")
+    store.put(b"b", b"3")
+    store.rollback()
+    assert list(store.written()) == []
+    assert store.scan(b"", b"z", 9) == [(b"a", b"1")]
+    store.rollback()
+    assert store.get(b"a") == b"1"
+
+
+def test_a_scan_looks_behind_what_was_deleted(
+    make_store: Callable[[], MemoryStore | LmdbStore],
+) -> None:
+    """The limit counts rows that there are, in both directions."""
+    store = make_store()
+    for number in range(100):
+        store.put(bytes([number]), b"x")
+    store.savepoint()
+    flush(store, "flush")
+    for number in range(5, 95):
+        store.delete(bytes([number]))
+    store.savepoint()
+    for kind in ("none", "begin_flush", "end_flush"):
+        flush(store, kind)
+        assert [key[0] for key, _ in store.scan(b"\x00", b"\xff", 7)] == [0, 1, 2, 3, 4, 95, 96]
+        found = store.scan(b"\x02", b"\x61", 4, reverse=True)
+        assert [key[0] for key, _ in found] == [96, 95, 4, 3]
+    assert store.scan(b"\x05", b"\x5f", 9) == store.scan(b"\x09", b"\x01", 9) == []
+
+
+def test_what_waits_for_the_disk_is_measured_without_what_was_undone() -> None:
+    """Else commands that were refused would hold up the log."""
+    layer = Layer()
+    layer.change(b"abc", b"12345")
+    layer.savepoint()
+    layer.change(b"abc", None)
+    layer.change(b"def", b"1")
+    layer.rollback()
+    assert layer.bytes_total == 8
 
 
 def test_what_was_flushed_is_there_after_opening_again(tmp_path: Path) -> None:
