@@ -10,11 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from consensus import certificates
+from consensus import certificates, frames
 from consensus.certificates import CertificateError, contexts, create_authority, issue_member
-from consensus.peers import PeerNetwork
+from consensus.driver import Raft
+from consensus.peer_links import HEADER
+from consensus.peers import STRANGERS_MAX, PeerNetwork
 from consensus.raft_types import RaftSettings
 from storage.clock import SystemEnvironment
+from storage.journal import LmdbJournal
 
 
 class Ear:
@@ -194,3 +197,135 @@ def test_a_second_authority_is_refused(tmp_path: Path) -> None:
     create_authority(tmp_path, cluster="test", environment=environment)
     with pytest.raises(CertificateError):
         create_authority(tmp_path, cluster="test", environment=environment)
+
+
+async def test_a_member_is_found_at_its_new_address(tmp_path: Path) -> None:
+    """Addresses are replaced while everything runs."""
+    del tmp_path
+    ports = dict(zip(("n1", "n2"), free_ports(2), strict=True))
+    (elsewhere,) = free_ports(1)
+    one = network("n1", ports, None)
+    two = network("n2", {**ports, "n2": elsewhere}, None)
+    async with running(one, two) as (ear, _):
+        one.set_addresses({"n2": ("127.0.0.1", elsewhere)})
+        await until(lambda: "n2" in ear.up)
+
+
+async def test_one_lost_direction_ends_the_session_on_both_sides(tmp_path: Path) -> None:
+    """Half a connection is none, and both directions come back together."""
+    del tmp_path
+    ports = dict(zip(("n1", "n2"), free_ports(2), strict=True))
+    one, two = network("n1", ports, None), network("n2", ports, None)
+    async with running(one, two) as (ear_one, ear_two):
+        await until(lambda: "n2" in ear_one.up and "n1" in ear_two.up)
+        one._dialed["n2"].abort()
+        await until(lambda: (ear_one.connections, ear_two.connections) == (2, 2))
+        await until(lambda: one.send("n2", b"again") and ("n1", b"again") in ear_two.frames)
+
+
+async def test_a_frame_above_the_bound_ends_the_connection(tmp_path: Path) -> None:
+    """Its length alone is enough; nothing of it is kept."""
+    del tmp_path
+    ports = dict(zip(("n1", "n2"), free_ports(2), strict=True))
+    small = RaftSettings(
+        entry_bytes_max=1000, batch_bytes_max=1000, frame_bytes_max=100_000,
+        window_bytes_max=100_000,
+    )  # fmt: skip
+    one, two = network("n1", ports, None), network("n2", ports, None, small)
+    async with running(one, two) as (ear_one, ear_two):
+        await until(lambda: "n2" in ear_one.up and "n1" in ear_two.up)
+        one.send("n2", bytes(100_001))
+        await until(lambda: ear_one.connections == 2 and "n2" in ear_one.up)
+        assert ear_two.frames == []
+
+
+async def test_only_so_many_connections_may_be_silent(tmp_path: Path) -> None:
+    """The one above the bound is closed at once, and members come in afterwards."""
+    del tmp_path
+    ports = dict(zip(("n1", "n2"), free_ports(2), strict=True))
+    two = network("n2", ports, None)
+    async with running(two):
+        opened = [
+            await asyncio.open_connection("127.0.0.1", ports["n2"]) for _ in range(STRANGERS_MAX)
+        ]
+        reader, writer = await asyncio.open_connection("127.0.0.1", ports["n2"])
+        async with asyncio.timeout(1):
+            assert b"Too many connections" in await reader.read()
+        for _, each in [*opened, (reader, writer)]:
+            each.close()
+        one = network("n1", ports, None)
+        async with running(one) as (ear,):
+            await until(lambda: "n2" in ear.up)
+
+
+async def test_another_wire_version_or_receiver_is_refused_with_a_reason(tmp_path: Path) -> None:
+    """An operator reads in the log of either side what does not fit."""
+    del tmp_path
+    ports = dict(zip(("n1", "n2"), free_ports(2), strict=True))
+    two = network("n2", ports, None)
+    async with running(two) as (ear,):
+        for greeting, expected in (
+            (frames.Greeting(frames.WIRE_VERSION + 1, "test", "n1", "n2"), "Wire version"),
+            (frames.Greeting(frames.WIRE_VERSION, "other", "n1", "n2"), "of cluster 'test'"),
+            (frames.Greeting(frames.WIRE_VERSION, "test", "n1", "n3"), "This is member 'n2'"),
+            (frames.Greeting(frames.WIRE_VERSION, "test", "n9", "n2"), "'n9' is not admitted"),
+        ):
+            reader, writer = await asyncio.open_connection("127.0.0.1", ports["n2"])
+            content = frames.encode_hand(greeting)
+            writer.write(HEADER.pack(len(content)) + content)
+            async with asyncio.timeout(5):
+                answer = await reader.read()
+            welcome = frames.decode_hand(answer[HEADER.size :], frames.Welcome)
+            assert expected in welcome.refusal
+            writer.close()
+        assert ear.connections == 0
+
+
+async def test_members_agree_over_mutual_tls_and_their_own_disks(tmp_path: Path) -> None:
+    """The whole layer as a member runs it: leader, commands, hand-over, restart."""
+    ports = dict(zip(("n1", "n2", "n3"), free_ports(3), strict=True))
+    files = issued(tmp_path, "test", *ports)
+    applied: dict[str, list[bytes]] = {name: [] for name in ports}
+    fatal: list[BaseException] = []
+
+    def start(name: str) -> tuple[Raft, LmdbJournal]:
+        journal = LmdbJournal(
+            tmp_path / f"{name}-journal", cluster="test", member=name,
+            environment=SystemEnvironment(), map_bytes=1 << 26,
+        )  # fmt: skip
+        applied[name].clear()
+        raft = Raft(
+            member=name, voters=frozenset(ports), cluster="test", journal=journal,
+            network=network(name, ports, files[name]), environment=SystemEnvironment(),
+            settings=RaftSettings(), applied_index=0,
+            apply=lambda entries: applied[name].extend(e.command for e in entries if e.command),
+            receive=lambda member, payload: None, on_leadership=lambda leads: None,
+            on_fatal=fatal.append,
+        )  # fmt: skip
+        return raft, journal
+
+    members = {name: start(name) for name in ports}
+    for raft, _ in members.values():
+        await raft.start()
+    sent: list[bytes] = []
+
+    async def change_leader() -> None:
+        await until(lambda: any(r.is_leader and len(r.connected) == 2 for r, _ in members.values()))
+        leader = next(name for name, (raft, _) in members.items() if raft.is_leader)
+        for _ in range(20):
+            sent.append(b"command %d" % len(sent))
+            members[leader][0].propose(sent[-1])
+        await until(lambda: all(commands == sent for commands in applied.values()))
+        await members[leader][0].stop()
+        members[leader][1].close()
+        await until(lambda: any(r.is_leader for n, (r, _) in members.items() if n != leader))
+        members[leader] = start(leader)
+        await members[leader][0].start()
+        await until(lambda: applied[leader] == sent)
+
+    await change_leader()
+    await change_leader()
+    for raft, journal in members.values():
+        await raft.stop()
+        journal.close()
+    assert fatal == []
