@@ -86,8 +86,12 @@ class Member(Node):  # type: ignore[misc]
     process makes their order, and with it a simulated run, the same every time.
     """
 
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self._hash = zlib.crc32(name.encode())
+
     def __hash__(self) -> int:
-        return zlib.crc32(self.id.encode())
+        return self._hash
 
 
 class _TransportSeam(Transport):  # type: ignore[misc]
@@ -238,6 +242,11 @@ class RaftCore(Rules, library.SyncObj):  # type: ignore[misc]
     def applied(self, index: int) -> None:
         """Take note that entries up to `index` are applied."""
         self._SyncObj__raftLastApplied = index
+
+    def receive(self, member: str, term: int, message: frames.Message) -> None:
+        """Act on one message of a member, see `Rules.receive`."""
+        self._enter()
+        super().receive(member, term, message)
 
     def connected(self, member: str) -> None:
         """A session with a member is open; whatever was under way before it is lost."""

@@ -37,7 +37,7 @@ class JournalWriter:
 
     def begin(self) -> None:
         """Start a transaction if something is pending and none is under way."""
-        if self._write is not None or not self._log.pending:
+        if self._log.writing or not self._log.pending:
             return
         if self._executor is None:
             self._executor = self._owned = ThreadPoolExecutor(1, thread_name_prefix="journal")

@@ -148,6 +148,8 @@ class Transport:
 
     def _greet(self, member: str, session: Session, epoch: int, hello: frames.Hello) -> None:
         if epoch <= session.peer_epoch_max and hello.disk_id == self._disks.get(member):
+            # Either the connection is over, or an older copy of its disk was put back.
+            logger.warning("Member %s greets with the old number %d.", member, epoch)
             self.dropped["epoch"] = self.dropped.get("epoch", 0) + 1
             return
         known = self._disks.get(member)

@@ -54,6 +54,34 @@ class Remains:
         return [command for _, command in self.state if command]
 
 
+class PausableRaft(Raft):
+    """A member that can be stopped and continued, as a process is by signals.
+
+    Whatever reaches it meanwhile waits in the kernel, and comes all at once.
+    """
+
+    paused = False
+
+    def guarded(self, work: Callable[..., None], *arguments: object) -> None:
+        if self.paused:
+            self.backlog.append((work, arguments))
+        else:
+            super().guarded(work, *arguments)
+
+    def pause(self) -> None:
+        """Let nothing through until `resume`."""
+        if not self.paused:
+            self.paused = True
+            self.backlog: list[tuple[Callable[..., None], tuple[object, ...]]] = []
+
+    def resume(self) -> None:
+        """Take what has waited, in its order."""
+        if self.paused:
+            self.paused = False
+            for work, arguments in self.backlog:
+                self.guarded(work, *arguments)
+
+
 class Life(Protocol):
     """What the world does with a running member, whatever it is made of."""
 
@@ -64,6 +92,7 @@ class Life(Protocol):
     def propose(self, command: bytes) -> None: ...
     def kill(self, *, power_loss: bool) -> None: ...
     def transfer(self) -> None: ...
+    def pause(self, seconds: float) -> None: ...
     def trim(self) -> None: ...
 
 
@@ -85,9 +114,11 @@ class RaftLife:
         self._oracle = oracle
         self._waiting: dict[int, bytes] = {}
         self._environment = VirtualEnvironment(loop, f"{seed}/{remains.name}/{remains.lives}")
+        # Clocks run at different rates; nothing that is promised may depend on theirs.
+        self._environment.rate = self._environment.random.uniform(0.95, 1.05)
         self._executor = VirtualExecutor(loop, self._sync_s)
         self._end = network.end(remains.name)
-        self.raft = Raft(
+        self.raft = PausableRaft(
             member=remains.name,
             voters=remains.voters,
             cluster="simulated",
@@ -111,7 +142,7 @@ class RaftLife:
 
     @property
     def leads(self) -> bool:
-        return self.raft.is_leader
+        return self.raft.is_leader and not self.raft.paused
 
     @property
     def term(self) -> int:
@@ -123,8 +154,12 @@ class RaftLife:
         except (NotLeader, Overloaded):
             self._oracle.counts["refused"] += 1
 
+    def pause(self, seconds: float) -> None:
+        self.raft.pause()
+        self._loop.call_later(seconds, self.raft.resume)
+
     def transfer(self) -> None:
-        if self.raft.is_leader:
+        if self.leads:
             self.raft.transfer_leadership(None)
 
     def trim(self) -> None:

@@ -41,8 +41,11 @@ def judge(options: Options, *, mutation: str | None = None, stock: bool = False)
     """Do one run and say what came of it."""
     logging.disable(logging.CRITICAL)
     failure = None
-    with mutated(mutation) if mutation else nullcontext(), StockMaker() as make_stock:
-        world = World(options, make_stock if stock else make_raft)
+    with (
+        mutated(mutation) if mutation else nullcontext(),
+        StockMaker() if stock else nullcontext(make_raft) as make,
+    ):
+        world = World(options, make)
         try:
             world.run()
         except (KeyboardInterrupt, SystemExit):

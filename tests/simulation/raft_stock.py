@@ -7,6 +7,7 @@ compaction is set to happen often, as everything else is compressed in time.
 
 from __future__ import annotations
 
+import gc
 import logging
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -142,6 +143,9 @@ class StockLife:
     def transfer(self) -> None:
         """The library is not asked to."""
 
+    def pause(self, seconds: float) -> None:
+        """The library is left alone."""
+
     def trim(self) -> None:
         """The library compacts its log by itself."""
 
@@ -173,6 +177,8 @@ class StockMaker:
 
     def __exit__(self, *_: object) -> None:
         library.createJournal = self._create_journal
+        # The library leaves files open; they are closed here and not during another test.
+        gc.collect()
         self._directory.cleanup()
 
     def __call__(self, world: World, remains: Remains) -> Life:

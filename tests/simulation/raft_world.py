@@ -193,6 +193,7 @@ class World:
             (self._slow_disk, 2),
             (self._transfer, 1),
             (self._trim, 3),
+            (self._pause, 2),
             (self._ring, 1),
             (self._calm, 3),
         )
@@ -250,6 +251,11 @@ class World:
     def _transfer(self) -> None:
         for life in self.lives.values():
             life.transfer()
+
+    def _pause(self) -> None:
+        if self.lives:
+            name = self.rng.choice(list(self.lives))
+            self.lives[name].pause(self.rng.choice((0.3, 1.5, 5.0)))
 
     def _trim(self) -> None:
         for life in self.lives.values():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 import pytest
@@ -12,6 +12,7 @@ from consensus.raft_log import MARK_EVERY
 from consensus.raft_types import RaftSettings, SnapshotNeeded
 from storage.invariant import InvariantViolated
 from tests.simulation.raft_hand import Hand, Said, command
+from tests.simulation.raft_mutations import mutated
 
 
 class MakeHand(Protocol):
@@ -451,3 +452,26 @@ def test_the_tail_is_bounded_in_entries_and_in_bytes(
         hand.sync()
         assert hand.log.first_index == hand.journal.first_index == expected
     hand.close()
+
+
+# --- The same without the fix ---------------------------------------------------------------
+
+WITHOUT: dict[str, Callable[[MakeHand], None]] = {
+    "answers_of_any_term": test_an_answer_of_another_term_counts_for_nothing,
+    "committed_before_durable": test_nothing_is_committed_here_before_it_is_on_this_disk,
+    "vote_forgotten": test_a_vote_waits_for_the_disk,
+    "votes_by_message": test_a_vote_that_arrives_twice_is_one_vote,
+    "no_pre_vote": test_who_would_lose_does_not_campaign,
+    "no_first_probe": test_a_log_that_overlaps_needs_no_snapshot,
+    "cut_while_writing_ignored": test_a_cut_during_a_transaction_is_not_taken_for_durable,
+    "cut_behind_any_match": test_entries_that_match_are_never_cut_off,
+    "confirm_own_end": test_a_heartbeat_confirms_no_more_than_its_anchor,
+    "commit_own_end": test_a_heartbeat_confirms_no_more_than_its_anchor,
+}
+
+
+@pytest.mark.parametrize("mutation", sorted(WITHOUT))
+def test_a_rule_that_is_taken_out_is_missed(make: MakeHand, mutation: str) -> None:
+    """Each of these tests fails without the fix that it is about."""
+    with mutated(mutation), pytest.raises((AssertionError, InvariantViolated)):
+        WITHOUT[mutation](make)
