@@ -35,6 +35,8 @@ class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
     counters: Mapping[str, int]
     slots: int
     slots_used: int
+    feature_level: int
+    feature_level_supported: int  # the highest that this member supports
 
 
 class Cluster(Protocol):

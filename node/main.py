@@ -10,6 +10,7 @@ from importlib.metadata import version
 import uvloop
 
 from consensus.certificates import CertificateError, load_contexts
+from consensus.features import LevelUnsupported
 from consensus.peers import PeerNetwork
 from consensus.raft_types import RaftSettings
 from node.boot import EXIT_FATAL, Boot, DirectoryInUse, locked, run_member
@@ -24,6 +25,8 @@ from storage.journal_format import DiskFailed, JournalDamaged, JournalMismatch
 logger = logging.getLogger(__name__)
 
 EXIT_REFUSED = 78  # the configuration cannot be used as it is (EX_CONFIG)
+# Starting again changes nothing about these; somebody has to look at it.
+REFUSALS = (CertificateError, DirectoryInUse, JournalMismatch, JournalDamaged, LevelUnsupported)
 
 
 def run_node(config: Config) -> int:
@@ -36,7 +39,7 @@ def run_node(config: Config) -> int:
     try:
         with locked(config.node.data_dir):
             return _run(config)
-    except (CertificateError, DirectoryInUse, JournalMismatch, JournalDamaged) as error:
+    except REFUSALS as error:
         logger.critical("This member cannot start: %s", error)
         return EXIT_REFUSED
     except (DiskFailed, RunnerError, OSError) as error:

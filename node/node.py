@@ -18,6 +18,7 @@ from typing import Any
 from api.cluster import ClusterStatus
 from api.faults import Fault
 from api.zones import tzdata_version
+from consensus import features
 from consensus.commands import Command, Heartbeat, Refused, Result
 from consensus.context import Effects
 from consensus.driver import Raft
@@ -37,6 +38,7 @@ from node.runner_client import RunnerClient
 from node.services.cleaner import Cleaner
 from node.services.due_loop import DueLoop
 from node.services.heartbeat import HeartbeatService
+from node.services.levels import LevelService
 from node.services.reaper import Reaper
 from node.services.reporter import Reporter
 from node.services.service import Services
@@ -90,6 +92,7 @@ class Node:
             environment=environment,
             clock_ms=self._stamp_ms,
             message_kind=BATCH_KIND,
+            level=self._level,
         )
         self.raft = raft_class(
             member=settings.name,
@@ -136,7 +139,8 @@ class Node:
         cleaner = Cleaner(
             self, settings.output_kept_ms, self.timekeeper.now_ms, lambda: self.raft.is_leader
         )
-        duties = (self.heartbeat, self.due_loop, self.reporter, self.reaper, cleaner)
+        levels = LevelService(self, self.view, settings.voters, lambda: self.raft.is_leader)
+        duties = (self.heartbeat, self.due_loop, self.reporter, self.reaper, cleaner, levels)
         self._services = Services(duties, self.fail)
         listeners = self.replica.listeners
         listeners.effects += [self._take_effects, self.metrics.applied]
@@ -191,6 +195,9 @@ class Node:
 
     def _stamp_ms(self) -> int:
         return max(self.replica.machine.clock_ms, self.timekeeper.now_ms())
+
+    def _level(self) -> int:
+        return features.in_force(self.view)
 
     def _receive(self, member: str, payload: bytes) -> None:
         kind, content = payload[:1], payload[1:]
@@ -250,6 +257,8 @@ class Node:
             accepting=self.due_loop.enabled and not self.timekeeper.suspect,
             running=self.worker.held_count,
             supersedes=self._supersedes,
+            level=features.CURRENT,
+            level_min=features.MINIMUM,
         )
 
     def _on_renewed(self) -> None:
@@ -299,6 +308,8 @@ class Node:
             counters=dict(machine.counters),
             slots=self.settings.slots,
             slots_used=self.worker.held_count,
+            feature_level=self._level(),
+            feature_level_supported=features.CURRENT,
         )
 
     def _caught_up(self) -> bool:

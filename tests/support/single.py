@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from api.cluster import ClusterStatus
 from api.faults import Fault
 from api.planning import policy_of
-from consensus import commands
+from consensus import commands, features
 from consensus.commands import (
     Batch,
     Claim,
@@ -134,6 +134,8 @@ class SingleCluster:
             counters=dict(self.machine.counters),
             slots=8,
             slots_used=0,
+            feature_level=features.in_force(self.view),
+            feature_level_supported=features.CURRENT,
         )
 
     def readiness(self) -> list[str]:
