@@ -23,6 +23,7 @@ from api.server import start_server
 from consensus.peers import PeerNetwork
 from consensus.raft_types import RaftSettings
 from node.node import Node
+from node.runner.descriptors import raise_descriptor_limit
 from node.runner_client import RunnerClient
 from node.settings import NodeSettings
 from node.spool import Spool
@@ -38,6 +39,10 @@ FAREWELL_S_MAX = 30.0
 
 class DirectoryInUse(Exception):
     """Another process works on this data directory."""
+
+
+class TooManySlots(Exception):
+    """The system does not allow as many commands at once as there are slots."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +87,26 @@ async def run_member(boot: Boot) -> int:
     runner = RunnerClient(environment, on_death=lambda error: _tell(died, error))
     await runner.start(boot.data_dir)
     try:
+        check_slots(boot.settings.slots, runner.attempts_max)
+        # Behind the runner, which would pass a higher limit on to commands.
+        raise_descriptor_limit()
         return await _run(boot, environment, runner, asked, died)
     finally:
         await runner.stop()
+
+
+def check_slots(slots: int, attempts_max: int) -> None:
+    """Refuse more slots than there are commands that can run: some would fail at once.
+
+    Raises:
+        TooManySlots: with the numbers, and what can be done.
+    """
+    if slots > attempts_max:
+        raise TooManySlots(
+            f"node.slots is {slots}, but the limit of open files leaves room for {attempts_max} "
+            "commands at once. Raise the hard limit (ulimit -Hn, LimitNOFILE= in a service "
+            "file) or lower node.slots."
+        )
 
 
 def _ask(asked: asyncio.Future[None]) -> None:
