@@ -15,6 +15,8 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from api.cluster import ClusterStatus
 from api.faults import Fault
 from api.zones import tzdata_version
@@ -25,6 +27,7 @@ from consensus.errors import NoQuorum
 from consensus.machine import BatchResults
 from consensus.proposer import Proposer
 from consensus.raft_types import Journal, Network, RaftSettings
+from consensus.state_check import StateCheck
 from consensus.timekeeper import Timekeeper
 from node.definitions import Definitions
 from node.executors.protocol import Services as ExecutorServices
@@ -43,6 +46,7 @@ from node.services.service import Services
 from node.services.worker import Worker
 from node.settings import NodeSettings
 from node.spool import Spool
+from node.state_guard import StateGuard
 from storage import keys, models
 from storage.clock import Environment, new_id
 from storage.lmdb_store import LmdbStore
@@ -51,7 +55,7 @@ from storage.store import View
 
 logger = logging.getLogger(__name__)
 
-BATCH_KIND, TIME_KIND = b"b", b"t"
+BATCH_KIND, TIME_KIND, MARKS_KIND = b"b", b"t", b"m"
 MEMBERS_MAX = 100
 CATCH_UP_ENTRIES = 1_000  # a member this far behind is not ready
 
@@ -106,7 +110,17 @@ class Node:
             on_fatal=self.fail,
         )
         self._proposer.attach(self.raft)
+        self.state_guard = self._make_state_guard()
         self._build_duties(spool)
+
+    def _make_state_guard(self) -> StateGuard:
+        check = StateCheck(
+            self.settings.name,
+            self.environment,
+            voters=lambda: self.settings.voters,
+            own_marks=lambda: self.replica.machine.marks,
+        )
+        return StateGuard(check, lambda marks: self._tell_all(MARKS_KIND + marks), self.fail)
 
     def _build_duties(self, spool: Spool) -> None:
         settings, environment = self.settings, self.environment
@@ -129,7 +143,7 @@ class Node:
         )  # fmt: skip
         self.heartbeat = HeartbeatService(
             self, lease, self.timekeeper, environment, settings.heartbeat_ms,
-            self._make_heartbeat, self._on_renewed, self._on_given_up, self._tell_time,
+            self._make_heartbeat, self._on_renewed, self._on_given_up, self._beat,
         )  # fmt: skip
         self.reaper = Reaper(self, self.view, environment, settings.lease_ms)
         self.reaper.own = self._incarnation
@@ -198,10 +212,17 @@ class Node:
             self._proposer.receive(content)
         elif kind == TIME_KIND:
             self.timekeeper.heard(member, int.from_bytes(content, "big"))
+        elif kind == MARKS_KIND:
+            self.state_guard.receive(member, content)
 
-    def _tell_time(self, now_ms: int) -> None:
+    def _beat(self, now_ms: int) -> None:
+        """Tell the other members, past the log, what goes with every heartbeat."""
+        self._tell_all(TIME_KIND + now_ms.to_bytes(8, "big"))
+        self.state_guard.beat()
+
+    def _tell_all(self, payload: bytes) -> None:
         for member in self.settings.voters - {self.settings.name}:
-            self.raft.send(member, TIME_KIND + now_ms.to_bytes(8, "big"))
+            self.raft.send(member, payload)
 
     def _on_leadership(self, leads: bool) -> None:
         logger.info("This member %s.", "leads" if leads else "does not lead")
@@ -316,7 +337,25 @@ class Node:
             missing.append(
                 f"This member's clock is off by {self.timekeeper.offset_ms} ms or has jumped."
             )
-        return missing
+        return [*missing, *self.state_guard.missing()]
+
+    def post_mortem(self) -> dict[str, Any]:
+        """Return what is to be known about this member's state once it has stopped."""
+        raft, journal = self.raft, self._journal
+        return {
+            **msgspec.structs.asdict(self.status()),
+            "version": self.settings.version,
+            "tzdata": tzdata_version(),
+            "stopped_ms": self.environment.wall_ms(),
+            "applied_term": self.replica.machine.applied_term,
+            "journal": {
+                "first_index": raft.first_index,
+                "last_index": raft.last_index,
+                "disk_id": journal.disk_id.hex(),
+                "boots": journal.boots,
+            },
+            **self.state_guard.report(),
+        }
 
     def validate_action(self, action: Mapping[str, Any], pointer: str) -> list[Fault]:
         return self.registry.validate(action, pointer)
@@ -327,4 +366,5 @@ class Node:
             state_bytes=self._store.used_bytes(),
             commands_waiting=self._proposer.waiting_commands,
             reports_waiting=self.reporter.waiting,
+            state_differs=self.state_guard.differing_count,
         )
