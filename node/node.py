@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import Any, Protocol
 
 import msgspec
 
@@ -30,13 +31,13 @@ from consensus.raft_types import Journal, Network, RaftSettings
 from consensus.state_check import StateCheck
 from consensus.timekeeper import Timekeeper
 from node.definitions import Definitions
+from node.executors.protocol import Runner
 from node.executors.protocol import Services as ExecutorServices
 from node.executors.registry import Registry
 from node.lease import Lease
 from node.metrics import Metrics
 from node.ownership import Ownership
 from node.replica import Listeners, Replica
-from node.runner_client import RunnerClient
 from node.services.cleaner import Cleaner
 from node.services.due_loop import DueLoop
 from node.services.heartbeat import HeartbeatService
@@ -49,9 +50,8 @@ from node.spool import Spool
 from node.state_guard import StateGuard
 from storage import keys, models
 from storage.clock import Environment, new_id
-from storage.lmdb_store import LmdbStore
 from storage.models import Member
-from storage.store import View
+from storage.store import FlushedStore, View
 
 logger = logging.getLogger(__name__)
 
@@ -60,8 +60,18 @@ MEMBERS_MAX = 100
 CATCH_UP_ENTRIES = 1_000  # a member this far behind is not ready
 
 
+class Guard(Runner, Protocol):
+    """The process that launches commands, and kills what the lease does not cover."""
+
+    def extend_lease(self, until_s: float) -> None: ...
+
+
 class Node:
-    """One member. `await start()`, `await stop()`; `fatal` is done when it must die."""
+    """One member. `await start()`, `await stop()`; `fatal` is done when it must die.
+
+    `registry` holds the executors, by default all that are installed; `state_writer` runs
+    the commits of the state, by default in a thread of its own.
+    """
 
     def __init__(
         self,
@@ -70,11 +80,13 @@ class Node:
         environment: Environment,
         journal: Journal,
         network: Network,
-        store: LmdbStore,
+        store: FlushedStore,
         spool: Spool,
-        runner: RunnerClient,
+        runner: Guard,
         raft_settings: RaftSettings,
-        raft_class: type[Raft] = Raft,
+        raft_class: Callable[..., Raft] = Raft,
+        registry: Registry | None = None,
+        state_writer: Executor | None = None,
     ) -> None:
         self.settings = settings
         self.environment = environment
@@ -88,7 +100,9 @@ class Node:
         # locks on the data directory and of the runner have proven it.
         self._supersedes = True
         self.timekeeper = Timekeeper(environment, settings.clock_skew_ms_max)
-        self.replica = Replica(store, environment, Listeners(self._take_results), self.fail)
+        self.replica = Replica(
+            store, environment, Listeners(self._take_results), self.fail, state_writer
+        )
         self._proposer = Proposer(
             session=new_id(environment),
             environment=environment,
@@ -111,7 +125,7 @@ class Node:
         )
         self._proposer.attach(self.raft)
         self.state_guard = self._make_state_guard()
-        self._build_duties(spool)
+        self._build_duties(spool, registry)
 
     def _make_state_guard(self) -> StateGuard:
         check = StateCheck(
@@ -122,11 +136,11 @@ class Node:
         )
         return StateGuard(check, lambda marks: self._tell_all(MARKS_KIND + marks), self.fail)
 
-    def _build_duties(self, spool: Spool) -> None:
+    def _build_duties(self, spool: Spool, registry: Registry | None) -> None:
         settings, environment = self.settings, self.environment
         lease = self.lease = Lease(environment, settings.lease_ms)
         definitions = Definitions(self.view)
-        self.registry = Registry.load(
+        self.registry = registry or Registry.load(
             ExecutorServices(environment=environment, runner=self._runner)
         )
         self.metrics = Metrics(settings.name, self.status)
