@@ -170,6 +170,6 @@ def _last_will(boot: Boot, node: Node, error: BaseException) -> int:
     if not isinstance(error, StateDiverged):
         return EXIT_FATAL
     paths = {"journal_path": boot.data_dir / "journal", "state_path": boot.data_dir / "state"}
-    marker = close_directory(boot.data_dir, str(error), {**node.post_mortem(), **paths})
+    marker = close_directory(boot.data_dir, str(error), {**node.self_report.post_mortem(), **paths})
     logger.critical("This member is in quarantine, and %s says why and what to do.", marker)
     return EXIT_QUARANTINED

@@ -16,8 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, Protocol
 
-import msgspec
-
 from api.cluster import ClusterStatus
 from api.faults import Fault
 from api.zones import tzdata_version
@@ -38,6 +36,7 @@ from node.lease import Lease
 from node.metrics import Metrics
 from node.ownership import Ownership
 from node.replica import Listeners, Replica
+from node.self_report import SelfReport
 from node.services.cleaner import Cleaner
 from node.services.due_loop import DueLoop
 from node.services.heartbeat import HeartbeatService
@@ -57,7 +56,6 @@ logger = logging.getLogger(__name__)
 
 BATCH_KIND, TIME_KIND, MARKS_KIND = b"b", b"t", b"m"
 MEMBERS_MAX = 100
-CATCH_UP_ENTRIES = 1_000  # a member this far behind is not ready
 
 
 class Guard(Runner, Protocol):
@@ -126,6 +124,10 @@ class Node:
         self._proposer.attach(self.raft)
         self.state_guard = self._make_state_guard()
         self._build_duties(spool, registry)
+        self.self_report = SelfReport(
+            settings, environment, self.raft, self.replica, journal,
+            self.timekeeper, self.lease, self.worker, self.state_guard,
+        )  # fmt: skip
 
     def _make_state_guard(self) -> StateGuard:
         check = StateCheck(
@@ -315,61 +317,10 @@ class Node:
         return self.raft.has_quorum_contact
 
     def status(self) -> ClusterStatus:
-        raft, machine = self.raft, self.replica.machine
-        role = "leader" if raft.is_leader else "follower" if raft.leader else "candidate"
-        return ClusterStatus(
-            cluster=self.settings.cluster,
-            member=self.settings.name,
-            role=role,
-            leader=raft.leader,
-            term=raft.term,
-            commit_index=raft.commit_index,
-            applied_index=machine.applied_index,
-            has_quorum=raft.has_quorum_contact,
-            caught_up=self._caught_up(),
-            clock_ms=machine.clock_ms,
-            clock_offset_ms=self.timekeeper.offset_ms,
-            state_hash=machine.state_hash.hex(),
-            voters=tuple(sorted(self.settings.voters)),
-            counters=dict(machine.counters),
-            slots=self.settings.slots,
-            slots_used=self.worker.held_count,
-        )
-
-    def _caught_up(self) -> bool:
-        return self.raft.commit_index - self.replica.applied_index < CATCH_UP_ENTRIES
+        return self.self_report.status()
 
     def readiness(self) -> list[str]:
-        missing = []
-        if not self.raft.has_quorum_contact:
-            missing.append("There is no contact with a majority of the members.")
-        if not self._caught_up():
-            missing.append("The log is still being applied.")
-        if not self.lease.held:
-            missing.append("This member has no valid lease yet.")
-        if self.timekeeper.suspect:
-            missing.append(
-                f"This member's clock is off by {self.timekeeper.offset_ms} ms or has jumped."
-            )
-        return [*missing, *self.state_guard.missing()]
-
-    def post_mortem(self) -> dict[str, Any]:
-        """Return what is to be known about this member's state once it has stopped."""
-        raft, journal = self.raft, self._journal
-        return {
-            **msgspec.structs.asdict(self.status()),
-            "version": self.settings.version,
-            "tzdata": tzdata_version(),
-            "stopped_ms": self.environment.wall_ms(),
-            "applied_term": self.replica.machine.applied_term,
-            "journal": {
-                "first_index": raft.first_index,
-                "last_index": raft.last_index,
-                "disk_id": journal.disk_id.hex(),
-                "boots": journal.boots,
-            },
-            **self.state_guard.report(),
-        }
+        return self.self_report.readiness()
 
     def validate_action(self, action: Mapping[str, Any], pointer: str) -> list[Fault]:
         return self.registry.validate(action, pointer)
