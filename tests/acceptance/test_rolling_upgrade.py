@@ -179,7 +179,7 @@ async def refused_with_the_old_release(cluster: Cluster, node: Node) -> None:
     await node.ends()
     words = output(cluster, node)[len(said) :]
     assert f"The cluster is at feature level {NEW}, and this release supports up to {OLD}" in words
-    assert cluster.exit_status(node) == 78
+    assert cluster.status_of(node) == 78
 
 
 async def nothing_was_lost(cluster: Cluster, load: Load, tick: str) -> None:
@@ -218,7 +218,7 @@ async def test_an_entry_of_an_unknown_level_stops_a_node_for_good(tmp_path: Path
             said = output(cluster, last)
             await cluster.restart(last)
             await last.ends(timeout_s=30)
-            assert cluster.exit_status(last) == 70
+            assert cluster.status_of(last) == 70
             words = output(cluster, last)[len(said) :]
             (index,) = re.findall(rf"upgrade this member. \(index=(\d+), level={NEW}", words)[:1]
             stopped_at.add(index)

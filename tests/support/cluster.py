@@ -248,6 +248,11 @@ class Cluster:
             await until(decided, f"{node.name} is ready", timeout_s=READY_S)
             assert node.process.alive, f"{node.name} has ended instead of becoming ready"
 
+    def status_of(self, node: Node) -> int:
+        """Return the exit status of a node that was restarted here and has ended."""
+        child = next(child for child in self._children if child.pid == node.process.pid)
+        return child.wait(timeout=LAUNCHER_S)
+
     def _spawn(
         self, arguments: Sequence[str], name: str, checkout: Path | None = None
     ) -> subprocess.Popen[bytes]:
@@ -280,11 +285,6 @@ class Cluster:
             child.wait()
         for process in processes:
             process.close()
-
-    def exit_status(self, node: Node) -> int:
-        """Return how a node ended that was started by `restart`."""
-        child = next(child for child in self._children if child.pid == node.process.pid)
-        return child.wait(timeout=LAUNCHER_S)
 
     # --- Logs ------------------------------------------------------------------------------
 
