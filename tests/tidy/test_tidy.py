@@ -24,7 +24,7 @@ MAY_IMPORT = {
 }
 # Each outside library is known to few modules, so that it can be replaced there.
 ONLY_IN = {
-    "lmdb": {"storage/journal.py", "storage/lmdb_store.py"},
+    "lmdb": {"storage/journal.py", "storage/lmdb_store.py", "storage/snapshot_store.py"},
     "pysyncobj": {"consensus/raft.py"},
     "croniter": {"api/cron.py"},
     "sortedcontainers": {"storage/layer.py"},
