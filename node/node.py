@@ -29,6 +29,7 @@ from consensus.proposer import Proposer
 from consensus.raft_types import Journal, Network, RaftSettings
 from consensus.state_check import StateCheck
 from consensus.timekeeper import Timekeeper
+from node.backups import Backup, Backups, Source
 from node.definitions import Definitions
 from node.executors.protocol import Runner
 from node.executors.protocol import Services as ExecutorServices
@@ -70,7 +71,8 @@ class Node:
     """One member. `await start()`, `await stop()`; `fatal` is done when it must die.
 
     `registry` holds the executors, by default all that are installed; `state_writer` runs
-    the commits of the state, by default in a thread of its own.
+    the commits of the state, by default in a thread of its own. Without `source` there are
+    no backups of this member.
     """
 
     def __init__(
@@ -87,6 +89,7 @@ class Node:
         raft_class: Callable[..., Raft] = Raft,
         registry: Registry | None = None,
         state_writer: Executor | None = None,
+        source: Source | None = None,
     ) -> None:
         self.settings = settings
         self.environment = environment
@@ -125,6 +128,7 @@ class Node:
             on_fatal=self.fail,
         )
         self._proposer.attach(self.raft)
+        self._backups = None if source is None else Backups(source, self.replica)
         self.state_guard = self._make_state_guard()
         self._build_duties(spool, registry)
         self.self_report = SelfReport(
@@ -200,6 +204,8 @@ class Node:
         await self.raft.stop()
         self._proposer.close(NoQuorum("This member is stopping."))
         await self.registry.stop()
+        if self._backups is not None:
+            await self._backups.stop()
         await self.replica.stop()
 
     def fail(self, error: BaseException) -> None:
@@ -330,6 +336,11 @@ class Node:
 
     def readiness(self) -> list[str]:
         return self.self_report.readiness()
+
+    async def open_backup(self) -> Backup:
+        if self._backups is None:
+            raise NoQuorum("This member makes no backups.")
+        return await self._backups.open()
 
     def validate_action(self, action: Mapping[str, Any], pointer: str) -> list[Fault]:
         return self.registry.validate(action, pointer)

@@ -42,6 +42,7 @@ META = b"\x10"
 LEVEL = b"\x11"
 
 JOB_ID_BYTES = 16
+INCARNATION_BYTES = 16
 PARTITIONS = 1024
 BANDS = 11
 # Due entries of jobs that not every member may run stand in bands of their own, because
