@@ -25,6 +25,7 @@ from consensus.raft_types import RaftSettings
 from consensus.state_check import StateDiverged
 from node.node import Node
 from node.quarantine import close_directory
+from node.runner.descriptors import raise_descriptor_limit
 from node.runner_client import RunnerClient
 from node.settings import NodeSettings
 from node.spool import Spool
@@ -42,6 +43,10 @@ FAREWELL_S_MAX = 30.0
 
 class DirectoryInUse(Exception):
     """Another process works on this data directory."""
+
+
+class TooManySlots(Exception):
+    """The system does not allow as many commands at once as there are slots."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,9 +91,26 @@ async def run_member(boot: Boot) -> int:
     runner = RunnerClient(environment, on_death=lambda error: _tell(died, error))
     await runner.start(boot.data_dir)
     try:
+        check_slots(boot.settings.slots, runner.attempts_max)
+        # Behind the runner, which would pass a higher limit on to commands.
+        raise_descriptor_limit()
         return await _run(boot, environment, runner, asked, died)
     finally:
         await runner.stop()
+
+
+def check_slots(slots: int, attempts_max: int) -> None:
+    """Refuse more slots than there are commands that can run: some would fail at once.
+
+    Raises:
+        TooManySlots: with the numbers, and what can be done.
+    """
+    if slots > attempts_max:
+        raise TooManySlots(
+            f"node.slots is {slots}, but the limit of open files leaves room for {attempts_max} "
+            "commands at once. Raise the hard limit (ulimit -Hn, LimitNOFILE= in a service "
+            "file) or lower node.slots."
+        )
 
 
 def _ask(asked: asyncio.Future[None]) -> None:
@@ -148,6 +170,6 @@ def _last_will(boot: Boot, node: Node, error: BaseException) -> int:
     if not isinstance(error, StateDiverged):
         return EXIT_FATAL
     paths = {"journal_path": boot.data_dir / "journal", "state_path": boot.data_dir / "state"}
-    marker = close_directory(boot.data_dir, str(error), {**node.post_mortem(), **paths})
+    marker = close_directory(boot.data_dir, str(error), {**node.self_report.post_mortem(), **paths})
     logger.critical("This member is in quarantine, and %s says why and what to do.", marker)
     return EXIT_QUARANTINED

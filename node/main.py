@@ -17,6 +17,7 @@ from node.boot import (
     EXIT_QUARANTINED,
     Boot,
     DirectoryInUse,
+    TooManySlots,
     locked,
     run_member,
 )
@@ -48,7 +49,13 @@ def run_node(config: Config) -> int:
     except Quarantined as error:
         logger.critical("This member cannot start: %s", error)
         return EXIT_QUARANTINED
-    except (CertificateError, DirectoryInUse, JournalMismatch, JournalDamaged) as error:
+    except (
+        CertificateError,
+        DirectoryInUse,
+        TooManySlots,
+        JournalMismatch,
+        JournalDamaged,
+    ) as error:
         logger.critical("This member cannot start: %s", error)
         return EXIT_REFUSED
     except (DiskFailed, RunnerError, OSError) as error:

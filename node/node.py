@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
-
-import msgspec
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import Any, Protocol
 
 from api.cluster import ClusterStatus
 from api.faults import Fault
@@ -31,13 +30,14 @@ from consensus.read_index import ReadIndex
 from consensus.state_check import StateCheck
 from consensus.timekeeper import Timekeeper
 from node.definitions import Definitions
+from node.executors.protocol import Runner
 from node.executors.protocol import Services as ExecutorServices
 from node.executors.registry import Registry
 from node.lease import Lease
 from node.metrics import Metrics
 from node.ownership import Ownership
 from node.replica import Listeners, Replica
-from node.runner_client import RunnerClient
+from node.self_report import SelfReport
 from node.services.cleaner import Cleaner
 from node.services.due_loop import DueLoop
 from node.services.heartbeat import HeartbeatService
@@ -50,19 +50,27 @@ from node.spool import Spool
 from node.state_guard import StateGuard
 from storage import keys, models
 from storage.clock import Environment, new_id
-from storage.lmdb_store import LmdbStore
 from storage.models import Member
-from storage.store import View
+from storage.store import FlushedStore, View
 
 logger = logging.getLogger(__name__)
 
 BATCH_KIND, TIME_KIND, MARKS_KIND, READ_KIND = b"b", b"t", b"m", b"r"
 MEMBERS_MAX = 100
-CATCH_UP_ENTRIES = 1_000  # a member this far behind is not ready
+
+
+class Guard(Runner, Protocol):
+    """The process that launches commands, and kills what the lease does not cover."""
+
+    def extend_lease(self, until_s: float) -> None: ...
 
 
 class Node:
-    """One member. `await start()`, `await stop()`; `fatal` is done when it must die."""
+    """One member. `await start()`, `await stop()`; `fatal` is done when it must die.
+
+    `registry` holds the executors, by default all that are installed; `state_writer` runs
+    the commits of the state, by default in a thread of its own.
+    """
 
     def __init__(
         self,
@@ -71,11 +79,13 @@ class Node:
         environment: Environment,
         journal: Journal,
         network: Network,
-        store: LmdbStore,
+        store: FlushedStore,
         spool: Spool,
-        runner: RunnerClient,
+        runner: Guard,
         raft_settings: RaftSettings,
-        raft_class: type[Raft] = Raft,
+        raft_class: Callable[..., Raft] = Raft,
+        registry: Registry | None = None,
+        state_writer: Executor | None = None,
     ) -> None:
         self.settings = settings
         self.environment = environment
@@ -89,7 +99,9 @@ class Node:
         # locks on the data directory and of the runner have proven it.
         self._supersedes = True
         self.timekeeper = Timekeeper(environment, settings.clock_skew_ms_max)
-        self.replica = Replica(store, environment, Listeners(self._take_results), self.fail)
+        self.replica = Replica(
+            store, environment, Listeners(self._take_results), self.fail, state_writer
+        )
         self._proposer = Proposer(
             session=new_id(environment),
             environment=environment,
@@ -116,7 +128,11 @@ class Node:
         )
         self._reads.attach(self.raft)
         self.state_guard = self._make_state_guard()
-        self._build_duties(spool)
+        self._build_duties(spool, registry)
+        self.self_report = SelfReport(
+            settings, environment, self.raft, self.replica, journal,
+            self.timekeeper, self.lease, self.worker, self.state_guard,
+        )  # fmt: skip
 
     def _make_state_guard(self) -> StateGuard:
         check = StateCheck(
@@ -127,11 +143,11 @@ class Node:
         )
         return StateGuard(check, lambda marks: self._tell_all(MARKS_KIND + marks), self.fail)
 
-    def _build_duties(self, spool: Spool) -> None:
+    def _build_duties(self, spool: Spool, registry: Registry | None) -> None:
         settings, environment = self.settings, self.environment
         lease = self.lease = Lease(environment, settings.lease_ms)
         definitions = Definitions(self.view)
-        self.registry = Registry.load(
+        self.registry = registry or Registry.load(
             ExecutorServices(environment=environment, runner=self._runner)
         )
         self.metrics = Metrics(settings.name, self.status)
@@ -313,61 +329,10 @@ class Node:
         return self.raft.has_quorum_contact
 
     def status(self) -> ClusterStatus:
-        raft, machine = self.raft, self.replica.machine
-        role = "leader" if raft.is_leader else "follower" if raft.leader else "candidate"
-        return ClusterStatus(
-            cluster=self.settings.cluster,
-            member=self.settings.name,
-            role=role,
-            leader=raft.leader,
-            term=raft.term,
-            commit_index=raft.commit_index,
-            applied_index=machine.applied_index,
-            has_quorum=raft.has_quorum_contact,
-            caught_up=self._caught_up(),
-            clock_ms=machine.clock_ms,
-            clock_offset_ms=self.timekeeper.offset_ms,
-            state_hash=machine.state_hash.hex(),
-            voters=tuple(sorted(self.settings.voters)),
-            counters=dict(machine.counters),
-            slots=self.settings.slots,
-            slots_used=self.worker.held_count,
-        )
-
-    def _caught_up(self) -> bool:
-        return self.raft.commit_index - self.replica.applied_index < CATCH_UP_ENTRIES
+        return self.self_report.status()
 
     def readiness(self) -> list[str]:
-        missing = []
-        if not self.raft.has_quorum_contact:
-            missing.append("There is no contact with a majority of the members.")
-        if not self._caught_up():
-            missing.append("The log is still being applied.")
-        if not self.lease.held:
-            missing.append("This member has no valid lease yet.")
-        if self.timekeeper.suspect:
-            missing.append(
-                f"This member's clock is off by {self.timekeeper.offset_ms} ms or has jumped."
-            )
-        return [*missing, *self.state_guard.missing()]
-
-    def post_mortem(self) -> dict[str, Any]:
-        """Return what is to be known about this member's state once it has stopped."""
-        raft, journal = self.raft, self._journal
-        return {
-            **msgspec.structs.asdict(self.status()),
-            "version": self.settings.version,
-            "tzdata": tzdata_version(),
-            "stopped_ms": self.environment.wall_ms(),
-            "applied_term": self.replica.machine.applied_term,
-            "journal": {
-                "first_index": raft.first_index,
-                "last_index": raft.last_index,
-                "disk_id": journal.disk_id.hex(),
-                "boots": journal.boots,
-            },
-            **self.state_guard.report(),
-        }
+        return self.self_report.readiness()
 
     def validate_action(self, action: Mapping[str, Any], pointer: str) -> list[Fault]:
         return self.registry.validate(action, pointer)
