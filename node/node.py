@@ -19,6 +19,7 @@ from typing import Any, Protocol
 from api.cluster import ClusterStatus
 from api.faults import Fault
 from api.zones import tzdata_version
+from consensus import features
 from consensus.commands import Command, Heartbeat, Refused, Result
 from consensus.context import Effects
 from consensus.driver import Raft
@@ -29,6 +30,7 @@ from consensus.raft_types import Journal, Network, RaftSettings
 from consensus.read_index import ReadIndex
 from consensus.state_check import StateCheck
 from consensus.timekeeper import Timekeeper
+from node.backups import Backup, Backups, Source
 from node.definitions import Definitions
 from node.executors.protocol import Runner
 from node.executors.protocol import Services as ExecutorServices
@@ -41,6 +43,7 @@ from node.self_report import SelfReport
 from node.services.cleaner import Cleaner
 from node.services.due_loop import DueLoop
 from node.services.heartbeat import HeartbeatService
+from node.services.levels import LevelService
 from node.services.reaper import Reaper
 from node.services.reporter import Reporter
 from node.services.service import Services
@@ -69,7 +72,8 @@ class Node:
     """One member. `await start()`, `await stop()`; `fatal` is done when it must die.
 
     `registry` holds the executors, by default all that are installed; `state_writer` runs
-    the commits of the state, by default in a thread of its own.
+    the commits of the state, by default in a thread of its own. Without `source` there are
+    no backups of this member.
     """
 
     def __init__(
@@ -86,6 +90,7 @@ class Node:
         raft_class: Callable[..., Raft] = Raft,
         registry: Registry | None = None,
         state_writer: Executor | None = None,
+        source: Source | None = None,
     ) -> None:
         self.settings = settings
         self.environment = environment
@@ -107,6 +112,7 @@ class Node:
             environment=environment,
             clock_ms=self._stamp_ms,
             message_kind=BATCH_KIND,
+            level=self._level,
         )
         self.raft = raft_class(
             member=settings.name,
@@ -127,6 +133,7 @@ class Node:
             session=new_id(environment), environment=environment, message_kind=READ_KIND
         )
         self._reads.attach(self.raft)
+        self._backups = None if source is None else Backups(source, self.replica)
         self.state_guard = self._make_state_guard()
         self._build_duties(spool, registry)
         self.self_report = SelfReport(
@@ -171,7 +178,8 @@ class Node:
         cleaner = Cleaner(
             self, settings.output_kept_ms, self.timekeeper.now_ms, lambda: self.raft.is_leader
         )
-        duties = (self.heartbeat, self.due_loop, self.reporter, self.reaper, cleaner)
+        levels = LevelService(self, self.view, settings.voters, lambda: self.raft.is_leader)
+        duties = (self.heartbeat, self.due_loop, self.reporter, self.reaper, cleaner, levels)
         self._services = Services(duties, self.fail)
         listeners = self.replica.listeners
         listeners.effects += [self._take_effects, self.metrics.applied]
@@ -202,6 +210,8 @@ class Node:
         self._reads.close()
         self._proposer.close(NoQuorum("This member is stopping."))
         await self.registry.stop()
+        if self._backups is not None:
+            await self._backups.stop()
         await self.replica.stop()
 
     def fail(self, error: BaseException) -> None:
@@ -231,6 +241,9 @@ class Node:
 
     def _stamp_ms(self) -> int:
         return max(self.replica.machine.clock_ms, self.timekeeper.now_ms())
+
+    def _level(self) -> int:
+        return features.in_force(self.view)
 
     def _receive(self, member: str, payload: bytes) -> None:
         kind, content = payload[:1], payload[1:]
@@ -299,6 +312,8 @@ class Node:
             accepting=self.due_loop.enabled and not self.timekeeper.suspect,
             running=self.worker.held_count,
             supersedes=self._supersedes,
+            level=features.CURRENT,
+            level_min=features.MINIMUM,
         )
 
     def _on_renewed(self) -> None:
@@ -333,6 +348,11 @@ class Node:
 
     def readiness(self) -> list[str]:
         return self.self_report.readiness()
+
+    async def open_backup(self) -> Backup:
+        if self._backups is None:
+            raise NoQuorum("This member makes no backups.")
+        return await self._backups.open()
 
     def validate_action(self, action: Mapping[str, Any], pointer: str) -> list[Fault]:
         return self.registry.validate(action, pointer)
