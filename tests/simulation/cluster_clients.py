@@ -68,6 +68,11 @@ class Wish:
     # What the command said the last time it was sent.
     command: Command | None = None
 
+    @property
+    def is_decided(self) -> bool:
+        """Tell whether the cluster has answered for good."""
+        return self.known in ("accepted", "refused")
+
 
 class Surface(Protocol):
     """What clients need of the world."""
@@ -182,7 +187,7 @@ class Client:
             before, wish.known = wish.known, "unknown"
             answer = await self._ask(wish, build)
             self._learn(wish, answer, before)
-            if wish.known in ("accepted", "refused") or self._rng.random() < 0.2:
+            if wish.is_decided or self._rng.random() < 0.2:
                 break
             await asyncio.sleep(self._rng.uniform(0.05, 1.0))
         self._world.oracle.counts[f"{wish.kind} {wish.known}"] += 1
