@@ -27,6 +27,7 @@ from consensus.errors import NoQuorum
 from consensus.machine import BatchResults
 from consensus.proposer import Proposer
 from consensus.raft_types import Journal, Network, RaftSettings
+from consensus.read_index import ReadIndex
 from consensus.state_check import StateCheck
 from consensus.timekeeper import Timekeeper
 from node.backups import Backup, Backups, Source
@@ -57,7 +58,7 @@ from storage.store import FlushedStore, View
 
 logger = logging.getLogger(__name__)
 
-BATCH_KIND, TIME_KIND, MARKS_KIND = b"b", b"t", b"m"
+BATCH_KIND, TIME_KIND, MARKS_KIND, READ_KIND = b"b", b"t", b"m", b"r"
 MEMBERS_MAX = 100
 
 
@@ -128,6 +129,10 @@ class Node:
             on_fatal=self.fail,
         )
         self._proposer.attach(self.raft)
+        self._reads = ReadIndex(
+            session=new_id(environment), environment=environment, message_kind=READ_KIND
+        )
+        self._reads.attach(self.raft)
         self._backups = None if source is None else Backups(source, self.replica)
         self.state_guard = self._make_state_guard()
         self._build_duties(spool, registry)
@@ -202,6 +207,7 @@ class Node:
                 logger.warning("%d ends stay in the spool.", self.reporter.waiting)
         await self._services.stop()
         await self.raft.stop()
+        self._reads.close()
         self._proposer.close(NoQuorum("This member is stopping."))
         await self.registry.stop()
         if self._backups is not None:
@@ -223,8 +229,12 @@ class Node:
         return results
 
     async def barrier(self, *, timeout_s: float) -> None:
-        """Wait for a round trip through the log, which shows all that came before it."""
-        await self._proposer.propose((), timeout_s=timeout_s)
+        """Wait until this member shows all that was acknowledged before the call."""
+        until_s = self.environment.monotonic_s() + timeout_s
+        index = await self._reads.read_index(timeout_s=timeout_s)
+        left_s = max(0.0, until_s - self.environment.monotonic_s())
+        if not await self.replica.wait_applied(index, timeout_s=left_s):
+            raise NoQuorum(f"Log index {index} was not applied on this member in time.")
 
     async def wait_applied(self, index: int, *, timeout_s: float) -> bool:
         return await self.replica.wait_applied(index, timeout_s=timeout_s)
@@ -241,6 +251,8 @@ class Node:
             self._proposer.receive(content)
         elif kind == TIME_KIND:
             self.timekeeper.heard(member, int.from_bytes(content, "big"))
+        elif kind == READ_KIND:
+            self._reads.receive(member, content)
         elif kind == MARKS_KIND:
             self.state_guard.receive(member, content)
 
