@@ -82,6 +82,10 @@ class Cluster(Protocol):
 
     def status(self) -> ClusterStatus: ...
 
+    def leave(self) -> None:
+        """Let this member drain and then end; returns at once, may be called again."""
+        ...
+
     def readiness(self) -> list[str]:
         """Return what is missing for this member to be ready, as sentences."""
         ...

@@ -46,6 +46,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "precondition_failed": (412, "The precondition does not hold"),
     "body_too_large": (413, "The body is too large"),
     "unsupported_media_type": (415, "The content type is not supported"),
+    "other_member": (421, "Another member has to be asked"),
     "invalid_document": (422, "The document is not valid"),
     "idempotency_key_reused": (422, "The idempotency key belongs to another request"),
     "overloaded": (429, "Too many requests wait already"),

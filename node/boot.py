@@ -17,6 +17,7 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from api.application import make_application
 from api.server import start_server
@@ -85,8 +86,9 @@ async def run_member(boot: Boot) -> int:
     environment = SystemEnvironment()
     loop = asyncio.get_running_loop()
     asked: asyncio.Future[None] = loop.create_future()
+    again: asyncio.Future[None] = loop.create_future()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _ask, asked)
+        loop.add_signal_handler(number, _ask, asked, again)
     died: asyncio.Future[BaseException] = loop.create_future()
     runner = RunnerClient(environment, on_death=lambda error: _tell(died, error))
     await runner.start(boot.data_dir)
@@ -94,7 +96,7 @@ async def run_member(boot: Boot) -> int:
         check_slots(boot.settings.slots, runner.attempts_max)
         # Behind the runner, which would pass a higher limit on to commands.
         raise_descriptor_limit()
-        return await _run(boot, environment, runner, asked, died)
+        return await _run(boot, environment, runner, _Ends(asked, again, died))
     finally:
         await runner.stop()
 
@@ -113,9 +115,20 @@ def check_slots(slots: int, attempts_max: int) -> None:
         )
 
 
-def _ask(asked: asyncio.Future[None]) -> None:
-    if not asked.done():
-        asked.set_result(None)
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """What can end a member from outside: to be asked, once or again, or its runner's death."""
+
+    asked: asyncio.Future[None]
+    again: asyncio.Future[None]
+    died: asyncio.Future[BaseException]
+
+
+def _ask(*wishes: asyncio.Future[None]) -> None:
+    for wish in wishes:
+        if not wish.done():
+            wish.set_result(None)
+            return
 
 
 def _tell(died: asyncio.Future[BaseException], error: BaseException) -> None:
@@ -127,8 +140,7 @@ async def _run(
     boot: Boot,
     environment: Environment,
     runner: RunnerClient,
-    asked: asyncio.Future[None],
-    died: asyncio.Future[BaseException],
+    ends: _Ends,
 ) -> int:
     settings = boot.settings
     node = Node(
@@ -150,9 +162,11 @@ async def _run(
     await node.start()
     server = await start_server(application, boot.http_host, boot.http_port)
     logger.info("Member %s serves http://%s:%d", settings.name, boot.http_host, boot.http_port)
-    await asyncio.wait((asked, died, node.fatal), return_when=asyncio.FIRST_COMPLETED)
-    if not asked.done():
-        error = (died if died.done() else node.fatal).result()
+    await _first_of(ends.asked, node.leaving, ends.died, node.fatal)
+    if not (ends.died.done() or node.fatal.done()):
+        await _drain(node, settings.drain_grace_ms / 1000, ends)
+    if ends.died.done() or node.fatal.done():
+        error = (ends.died if ends.died.done() else node.fatal).result()
         # What it holds in memory may not be true; the journal and its peers are.
         logger.critical("This member must stop: %s", error, exc_info=error)
         status = _last_will(boot, node, error)
@@ -163,6 +177,20 @@ async def _run(
     await asyncio.wait_for(node.stop(), timeout=FAREWELL_S_MAX)
     logger.info("Member %s has stopped.", settings.name)
     return 0
+
+
+async def _first_of(*futures: asyncio.Future[Any]) -> None:
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+
+
+async def _drain(node: Node, grace_s: float, ends: _Ends) -> None:
+    """Let a member put down what it holds; whoever asks a second time ends the patience."""
+    logger.info("Member %s drains.", node.settings.name)
+    ends.again.add_done_callback(lambda _: node.departure.hurry())
+    drained = asyncio.ensure_future(node.departure.drain(grace_s))
+    await _first_of(drained, ends.died, node.fatal)
+    if drained.done():
+        drained.result()
 
 
 def _last_will(boot: Boot, node: Node, error: BaseException) -> int:

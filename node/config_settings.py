@@ -118,6 +118,16 @@ class NodeConfig(Struct, frozen=True, kw_only=True):
             extra={"form": "labels"},
         ),
     ] = {}
+    drain_grace_ms: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=HOUR_MS,
+            description="How long runs may go on when this member is told to stop, before they "
+            "are stopped and given back. Whatever stops the process must wait for longer.",
+            extra=DURATION,
+        ),
+    ] = field(default=20 * SECOND_MS, name="drain_grace")
     loop: Annotated[
         Literal["uvloop", "asyncio"],
         Meta(

@@ -90,6 +90,7 @@ def boot_of(config: Config) -> Boot:
         heartbeat_ms=scheduler.heartbeat_ms,
         clock_skew_ms_max=scheduler.max_clock_skew_ms,
         output_kept_ms=scheduler.output_retention_ms,
+        drain_grace_ms=config.node.drain_grace_ms,
     )
     return Boot(
         settings=settings,

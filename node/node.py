@@ -16,10 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, Protocol
 
+import msgspec
+
 from api.cluster import ClusterStatus
 from api.faults import Fault
 from api.zones import tzdata_version
-from consensus.commands import Command, Heartbeat, Refused, Result
+from consensus.commands import Command, Expire, Heartbeat, Refused, Result
 from consensus.context import Effects
 from consensus.driver import Raft
 from consensus.errors import NoQuorum
@@ -30,6 +32,7 @@ from consensus.read_index import ReadIndex
 from consensus.state_check import StateCheck
 from consensus.timekeeper import Timekeeper
 from node.definitions import Definitions
+from node.departure import Departure
 from node.executors.protocol import Runner
 from node.executors.protocol import Services as ExecutorServices
 from node.executors.registry import Registry
@@ -66,7 +69,8 @@ class Guard(Runner, Protocol):
 
 
 class Node:
-    """One member. `await start()`, `await stop()`; `fatal` is done when it must die.
+    """One member. `await start()`, `await stop()`; `fatal` is done when it must die, and
+    `leaving` when somebody has asked for its orderly end.
 
     `registry` holds the executors, by default all that are installed; `state_writer` runs
     the commits of the state, by default in a thread of its own.
@@ -90,7 +94,9 @@ class Node:
         self.settings = settings
         self.environment = environment
         self.view: View = store
-        self.fatal: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self.fatal: asyncio.Future[BaseException] = loop.create_future()
+        self.leaving: asyncio.Future[None] = loop.create_future()
         self._runner = runner
         self._journal = journal
         self._store = store
@@ -173,6 +179,10 @@ class Node:
         )
         duties = (self.heartbeat, self.due_loop, self.reporter, self.reaper, cleaner)
         self._services = Services(duties, self.fail)
+        self.departure = Departure(
+            self, self.raft, self.due_loop, self.heartbeat, self.worker, self.reporter,
+            self._make_farewell,
+        )  # fmt: skip
         listeners = self.replica.listeners
         listeners.effects += [self._take_effects, self.metrics.applied]
         listeners.applied.append(lambda _: self._proposer.progress())
@@ -189,15 +199,10 @@ class Node:
         self._services.start()
 
     async def stop(self) -> None:
-        """Hand back what is held, hand over leadership, and close everything."""
-        self.due_loop.enabled = False
-        await self.worker.stop()
-        if self.raft.has_quorum_contact:
-            try:
-                await asyncio.wait_for(self.reporter.drained(), timeout=5)
-            except TimeoutError:
-                logger.warning("%d ends stay in the spool.", self.reporter.waiting)
+        """Leave, without any grace for what still runs, and close everything."""
+        await self.departure.drain(grace_s=0)
         await self._services.stop()
+        await self.departure.leave()
         await self.raft.stop()
         self._reads.close()
         self._proposer.close(NoQuorum("This member is stopping."))
@@ -300,6 +305,16 @@ class Node:
             running=self.worker.held_count,
             supersedes=self._supersedes,
         )
+
+    def _make_farewell(self) -> tuple[Command, ...]:
+        """Return the commands that end this life: a lease that is over, and its expiry."""
+        last = msgspec.structs.replace(self._make_heartbeat(), lease_ms=-1, accepting=False)
+        return last, Expire(self._incarnation)
+
+    def leave(self) -> None:
+        """Ask for the end of this member, see `leaving`; it drains before that."""
+        if not self.leaving.done():
+            self.leaving.set_result(None)
 
     def _on_renewed(self) -> None:
         self._supersedes = False

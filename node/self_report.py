@@ -81,6 +81,8 @@ class SelfReport:
             missing.append("The log is still being applied.")
         if not self._lease.held:
             missing.append("This member has no valid lease yet.")
+        if self._worker.draining:
+            missing.append("This member is draining, and takes nothing more.")
         if self._timekeeper.suspect:
             missing.append(
                 f"This member's clock is off by {self._timekeeper.offset_ms} ms or has jumped."

@@ -493,3 +493,20 @@ async def test_a_schedule_is_explained(client: ApiClient) -> None:
     faulty = await client.send("POST", "/v1/schedule:explain", {"cron": "x", "count": 0})
     faulty.problem(422, "invalid_document")
     assert faulty.pointers() == {"/cron", "/count"}
+
+
+async def test_only_the_member_itself_drains(client: ApiClient) -> None:
+    """Another one says whom to ask; asking twice is asking once."""
+    for _ in range(2):
+        answer = await client.send("POST", "/v1/members/alpha/drain", None)
+        assert (answer.status, answer.json) == (202, {"name": "alpha", "status": "draining"})
+    assert client.cluster.left == 2
+    beat = Heartbeat(
+        "beta", bytes(16), 5_000, 1, "http://beta:1", "1", "", {}, accepting=True, running=0
+    )
+    client.cluster.apply(beat)
+    other = await client.send("POST", "/v1/members/beta/drain", None)
+    assert "ask beta at http://beta:1" in other.problem(421, "other_member")["detail"]
+    for name in ("gamma", "x" * 600, "%00"):
+        (await client.send("POST", f"/v1/members/{name}/drain", None)).problem(404, "not_found")
+    assert client.cluster.left == 2

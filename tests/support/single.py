@@ -75,6 +75,7 @@ class SingleCluster:
         self.at_barrier: list[Callable[[SingleCluster], object]] = []
         self.proposals = 0
         self.barriers = 0
+        self.left = 0
         self._sequence = 0
 
     @property
@@ -115,6 +116,9 @@ class SingleCluster:
     async def wait_applied(self, index: int, *, timeout_s: float) -> bool:
         assert timeout_s > 0
         return self.machine.applied_index >= index
+
+    def leave(self) -> None:
+        self.left += 1
 
     def status(self) -> ClusterStatus:
         return ClusterStatus(
