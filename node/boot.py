@@ -33,6 +33,7 @@ from node.spool import Spool
 from storage.clock import Environment, SystemEnvironment
 from storage.journal import LmdbJournal
 from storage.lmdb_store import LmdbStore
+from storage.snapshot_store import LmdbSource
 
 logger = logging.getLogger(__name__)
 
@@ -143,6 +144,7 @@ async def _run(
     ends: _Ends,
 ) -> int:
     settings = boot.settings
+    store = LmdbStore(boot.data_dir / "state")
     node = Node(
         settings,
         environment=environment,
@@ -153,10 +155,11 @@ async def _run(
             environment=environment,
         ),
         network=boot.network,
-        store=LmdbStore(boot.data_dir / "state"),
+        store=store,
         spool=Spool(boot.data_dir / "spool"),
         runner=runner,
         raft_settings=boot.raft,
+        source=LmdbSource(store, cluster=settings.cluster, environment=environment),
     )
     application = make_application(node, version=settings.version, registry=node.metrics.registry)
     await node.start()

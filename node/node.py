@@ -21,6 +21,7 @@ import msgspec
 from api.cluster import ClusterStatus
 from api.faults import Fault
 from api.zones import tzdata_version
+from consensus import features
 from consensus.commands import Command, Expire, Heartbeat, Refused, Result
 from consensus.context import Effects
 from consensus.driver import Raft
@@ -31,6 +32,7 @@ from consensus.raft_types import Journal, Network, RaftSettings
 from consensus.read_index import ReadIndex
 from consensus.state_check import StateCheck
 from consensus.timekeeper import Timekeeper
+from node.backups import Backup, Backups, Source
 from node.definitions import Definitions
 from node.departure import Departure
 from node.executors.protocol import Runner
@@ -44,6 +46,7 @@ from node.self_report import SelfReport
 from node.services.cleaner import Cleaner
 from node.services.due_loop import DueLoop
 from node.services.heartbeat import HeartbeatService
+from node.services.levels import LevelService
 from node.services.reaper import Reaper
 from node.services.reporter import Reporter
 from node.services.service import Services
@@ -73,7 +76,8 @@ class Node:
     `leaving` when somebody has asked for its orderly end.
 
     `registry` holds the executors, by default all that are installed; `state_writer` runs
-    the commits of the state, by default in a thread of its own.
+    the commits of the state, by default in a thread of its own. Without `source` there are
+    no backups of this member.
     """
 
     def __init__(
@@ -90,6 +94,7 @@ class Node:
         raft_class: Callable[..., Raft] = Raft,
         registry: Registry | None = None,
         state_writer: Executor | None = None,
+        source: Source | None = None,
     ) -> None:
         self.settings = settings
         self.environment = environment
@@ -113,6 +118,7 @@ class Node:
             environment=environment,
             clock_ms=self._stamp_ms,
             message_kind=BATCH_KIND,
+            level=self._level,
         )
         self.raft = raft_class(
             member=settings.name,
@@ -133,6 +139,7 @@ class Node:
             session=new_id(environment), environment=environment, message_kind=READ_KIND
         )
         self._reads.attach(self.raft)
+        self._backups = None if source is None else Backups(source, self.replica)
         self.state_guard = self._make_state_guard()
         self._build_duties(spool, registry)
         self.self_report = SelfReport(
@@ -177,7 +184,8 @@ class Node:
         cleaner = Cleaner(
             self, settings.output_kept_ms, self.timekeeper.now_ms, lambda: self.raft.is_leader
         )
-        duties = (self.heartbeat, self.due_loop, self.reporter, self.reaper, cleaner)
+        levels = LevelService(self, self.view, settings.voters, lambda: self.raft.is_leader)
+        duties = (self.heartbeat, self.due_loop, self.reporter, self.reaper, cleaner, levels)
         self._services = Services(duties, self.fail)
         self.departure = Departure(
             self, self.raft, self.due_loop, self.heartbeat, self.worker, self.reporter,
@@ -207,6 +215,8 @@ class Node:
         self._reads.close()
         self._proposer.close(NoQuorum("This member is stopping."))
         await self.registry.stop()
+        if self._backups is not None:
+            await self._backups.stop()
         await self.replica.stop()
 
     def fail(self, error: BaseException) -> None:
@@ -236,6 +246,9 @@ class Node:
 
     def _stamp_ms(self) -> int:
         return max(self.replica.machine.clock_ms, self.timekeeper.now_ms())
+
+    def _level(self) -> int:
+        return features.in_force(self.view)
 
     def _receive(self, member: str, payload: bytes) -> None:
         kind, content = payload[:1], payload[1:]
@@ -304,6 +317,8 @@ class Node:
             accepting=self.due_loop.enabled and not self.timekeeper.suspect,
             running=self.worker.held_count,
             supersedes=self._supersedes,
+            level=features.CURRENT,
+            level_min=features.MINIMUM,
         )
 
     def _make_farewell(self) -> tuple[Command, ...]:
@@ -348,6 +363,11 @@ class Node:
 
     def readiness(self) -> list[str]:
         return self.self_report.readiness()
+
+    async def open_backup(self) -> Backup:
+        if self._backups is None:
+            raise NoQuorum("This member makes no backups.")
+        return await self._backups.open()
 
     def validate_action(self, action: Mapping[str, Any], pointer: str) -> list[Fault]:
         return self.registry.validate(action, pointer)
