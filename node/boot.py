@@ -24,6 +24,7 @@ from api.server import start_server
 from consensus.peers import PeerNetwork
 from consensus.raft_types import RaftSettings
 from consensus.state_check import StateDiverged
+from node.disk import DataDisk
 from node.node import Node
 from node.quarantine import close_directory
 from node.runner.descriptors import raise_descriptor_limit
@@ -40,7 +41,10 @@ logger = logging.getLogger(__name__)
 EXIT_FATAL = 70
 # The state was found to be wrong; a supervisor must not try again by itself.
 EXIT_QUARANTINED = 79
+# The disk is almost full; whoever starts it again without making room gets the same.
+EXIT_NO_ROOM = 75
 FAREWELL_S_MAX = 30.0
+GRACE_WITHOUT_ROOM_S = 5.0
 
 
 class DirectoryInUse(Exception):
@@ -67,6 +71,8 @@ class Boot:
 def locked(data_dir: Path) -> Iterator[None]:
     """Hold the data directory, or say who cannot have it."""
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Also one that was made by hand: what jobs carry and print is nobody else's business.
+    data_dir.chmod(0o700)
     descriptor = os.open(data_dir / "node.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -145,29 +151,32 @@ async def _run(
 ) -> int:
     settings = boot.settings
     store = LmdbStore(boot.data_dir / "state")
+    journal = LmdbJournal(
+        boot.data_dir / "journal",
+        cluster=settings.cluster,
+        member=settings.name,
+        environment=environment,
+    )
     node = Node(
         settings,
         environment=environment,
-        journal=LmdbJournal(
-            boot.data_dir / "journal",
-            cluster=settings.cluster,
-            member=settings.name,
-            environment=environment,
-        ),
+        journal=journal,
         network=boot.network,
         store=store,
         spool=Spool(boot.data_dir / "spool"),
         runner=runner,
         raft_settings=boot.raft,
         source=LmdbSource(store, cluster=settings.cluster, environment=environment),
+        disk=DataDisk(boot.data_dir, journal, store),
     )
     application = make_application(node, version=settings.version, registry=node.metrics.registry)
     await node.start()
     server = await start_server(application, boot.http_host, boot.http_port)
     logger.info("Member %s serves http://%s:%d", settings.name, boot.http_host, boot.http_port)
     await _first_of(ends.asked, node.leaving, ends.died, node.fatal)
+    reason = node.leaving.result() if node.leaving.done() else None
     if not (ends.died.done() or node.fatal.done()):
-        await _drain(node, settings.drain_grace_ms / 1000, ends)
+        await _drain(node, _grace_s(settings, reason), ends)
     if ends.died.done() or node.fatal.done():
         error = (ends.died if ends.died.done() else node.fatal).result()
         # What it holds in memory may not be true; the journal and its peers are.
@@ -179,11 +188,19 @@ async def _run(
     await server.stop()
     await asyncio.wait_for(node.stop(), timeout=FAREWELL_S_MAX)
     logger.info("Member %s has stopped.", settings.name)
-    return 0
+    return 0 if reason is None else EXIT_NO_ROOM
 
 
 async def _first_of(*futures: asyncio.Future[Any]) -> None:
     await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _grace_s(settings: NodeSettings, reason: Exception | None) -> float:
+    """Return how long runs may go on; a member that must stop has no time for all of them."""
+    if reason is None:
+        return settings.drain_grace_ms / 1000
+    logger.critical("This member must stop: %s", reason)
+    return min(settings.drain_grace_ms / 1000, GRACE_WITHOUT_ROOM_S)
 
 
 async def _drain(node: Node, grace_s: float, ends: _Ends) -> None:

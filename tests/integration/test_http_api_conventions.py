@@ -510,3 +510,24 @@ async def test_only_the_member_itself_drains(client: ApiClient) -> None:
     for name in ("gamma", "x" * 600, "%00"):
         (await client.send("POST", f"/v1/members/{name}/drain", None)).problem(404, "not_found")
     assert client.cluster.left == 2
+
+
+async def test_a_member_whose_disk_is_low_takes_no_writes(client: ApiClient) -> None:
+    """It says that nothing was changed and when to try again; reading and draining go on."""
+    created = await client.create("a")
+    client.cluster.refusal = "Only 3 MiB are free on the disk of this member."
+    before = client.cluster.proposals
+    path = f"/v1/jobs/{created['id']}"
+    for method, address, document in (
+        ("POST", "/v1/jobs", {"name": "b", **JOB}),
+        ("POST", "/v1/jobs?dry_run=false", {"name": "b", **JOB}),
+        ("POST", "/v1/jobs:batch", [{"name": "b", **JOB}]),
+        ("PATCH", path, {"priority": 1}),
+        ("POST", f"{path}/run", None),
+    ):
+        answer = await client.send(method, address, document)
+        assert "3 MiB" in answer.problem(503, "disk_low")["detail"]
+        assert answer.headers["Retry-After"] == "1"
+    assert client.cluster.proposals == before
+    assert (await client.get(path)).status == 200
+    assert (await client.send("POST", "/v1/members/alpha/drain", None)).status == 202

@@ -104,6 +104,7 @@ class SingleCluster:
         self.proposals = 0
         self.barriers = 0
         self.left = 0
+        self.refusal: str | None = None
         self._sequence = 0
 
     @property
@@ -144,6 +145,9 @@ class SingleCluster:
     async def wait_applied(self, index: int, *, timeout_s: float) -> bool:
         assert timeout_s > 0
         return self.machine.applied_index >= index
+
+    def write_refusal(self) -> str | None:
+        return self.refusal
 
     def leave(self) -> None:
         self.left += 1
