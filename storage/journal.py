@@ -47,8 +47,9 @@ from storage.journal_format import (
 
 _T = TypeVar("_T")
 
-# Address space only: the file is sparse and grows with what is stored.
-MAP_BYTES = 64 * 1024**3
+# Address space only: the file grows with what is stored. Four times the longest tail that
+# can be configured.
+MAP_BYTES = 256 * 1024**3
 
 _IDENTITY = b"identity"
 _HARD_STATE = b"hard_state"
@@ -333,6 +334,7 @@ def _open(path: Path, map_bytes: int) -> tuple[lmdb.Environment, lmdb._Database,
         if file.exists() and file.stat().st_size == 0:
             raise JournalDamaged(f"The journal file {file} has no content. {_ADVICE}")
         env = lmdb.open(str(path), map_size=map_bytes, mode=0o600, max_dbs=2, max_readers=16)
+        env.reader_check()
     except OSError as error:
         raise DiskFailed(f"The journal directory {path} cannot be used: {error}") from error
     except lmdb.Error as error:

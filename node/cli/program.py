@@ -69,8 +69,13 @@ CLUSTER = Entry(
     },
 )
 MEMBER = Entry(
-    "Look at the members.",
-    commands={"list": Entry("List the members.", "node.cli.cluster_commands:list_members")},
+    "Look at the members, or take one out of service.",
+    commands={
+        "list": Entry("List the members.", "node.cli.cluster_commands:list_members"),
+        "drain": Entry(
+            "Let a member hand over what it has and stop.", "node.cli.member_commands:drain"
+        ),
+    },
 )
 CONFIG = Entry(
     "Look at a node's configuration.",
