@@ -142,6 +142,10 @@ class RaftLife:
             self._sync_later()
 
     @property
+    def name(self) -> str:
+        return self._remains.name
+
+    @property
     def leads(self) -> bool:
         return self.raft.is_leader and not self.raft.paused
 

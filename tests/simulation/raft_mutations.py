@@ -23,6 +23,8 @@ from consensus.raft_writer import JournalWriter
 from consensus.transport import Transport
 from storage.journal_format import Batch
 from storage.memory_journal import MemoryDisk
+from tests.simulation.raft_life import RaftLife
+from tests.simulation.raft_registers import Answer, RegisterClients
 
 # A class or a module, the name in it, and what takes its place.
 Patch = tuple[Any, str, Any]
@@ -270,6 +272,13 @@ def _silent_disk_leads_on() -> list[Patch]:
     return [(JournalWriter, "stalled_s", stalled_s)]
 
 
+def _reads_without_asking() -> list[Patch]:
+    async def read(self: RegisterClients, life: RaftLife, key: str) -> Answer:
+        return self.look(life, key)
+
+    return [(RegisterClients, "read", read)]
+
+
 MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
     "visible_before_durable": _visible_before_durable,
     "committed_before_durable": _committed_before_durable,
@@ -296,6 +305,7 @@ MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
     "lonely_leader_stays": _lonely_leader_stays,
     "transfer_takes_commands": _transfer_takes_commands,
     "silent_disk_leads_on": _silent_disk_leads_on,
+    "reads_without_asking": _reads_without_asking,
 }
 
 

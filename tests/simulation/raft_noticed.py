@@ -63,6 +63,7 @@ NOTICED: dict[str, Seeds | str] = {
     "old_connections_heard": "scenarios::test_what_an_old_connection_brings_is_not_heard",
     "lonely_leader_stays": "scenarios::test_a_cut_off_leader_knows_that_it_is_alone",
     "transfer_takes_commands": "scenarios::test_leadership_is_handed_over_without_a_pause",
+    "reads_without_asking": Seeds(mode=Mode.REGISTERS),
     "silent_disk_leads_on": "scenarios::test_a_leader_whose_disk_hangs_is_replaced",
 }  # fmt: skip
 
