@@ -20,6 +20,7 @@ from concurrent.futures import Executor
 
 from consensus import frames
 from consensus.raft import RaftCore
+from consensus.raft_listener import GuardedListener
 from consensus.raft_log import RaftLog
 from consensus.raft_progress import InFlight
 from consensus.raft_types import (
@@ -32,6 +33,7 @@ from consensus.raft_types import (
     RaftSettings,
 )
 from consensus.raft_writer import JournalWriter
+from consensus.read_rounds import Answer, ReadRounds
 from consensus.transport import Events, Transport
 from storage.clock import Environment
 
@@ -99,6 +101,7 @@ class Raft:
             settings=settings,
             applied_index=applied_index,
         )
+        self._reads = ReadRounds(self._core)
         self._running = False
         self._woken = False
         self._timer: asyncio.TimerHandle | None = None
@@ -118,7 +121,9 @@ class Raft:
             return
         self._running = True
         self._loop = asyncio.get_running_loop()
-        await self._network.start(_Listener(self))
+        await self._network.start(
+            GuardedListener(self.guarded, self._transport, self._log, self._wake)
+        )
         self._wake()
 
     async def stop(self) -> None:
@@ -166,6 +171,15 @@ class Raft:
         self._in_flight.add(index, len(command))
         self._wake()
         return index
+
+    def confirm_read(self, answer: Answer) -> None:
+        """Call `answer` with the index that a reader has to wait for, or with None.
+
+        Raises:
+            Overloaded: too many wait for that already.
+        """
+        self._reads.ask(answer)
+        self._wake()
 
     def send(self, member: str, payload: bytes) -> bool:
         """Send a message to another member, past the journal; it may get lost on the way.
@@ -298,6 +312,8 @@ class Raft:
         now_s = self._environment.monotonic_s()
         self._core.silent = self._writer.stalled_s() > self._settings.election_min_s
         self._core.tick()
+        if self._reads.advance():
+            self._wake()
         self._pursue_transfer(now_s)
         self._writer.begin()
         self._notice_leadership()
@@ -377,24 +393,3 @@ class Raft:
     def _message(self, member: str, term: int, message: frames.Message) -> None:
         self._core.receive(member, term, message)
         self._wake()
-
-
-class _Listener:
-    """The network's events, guarded."""
-
-    def __init__(self, raft: Raft) -> None:
-        self._raft = raft
-
-    def connected(self, member: str) -> None:
-        self._raft.guarded(self._raft._transport.connected_to, member)
-
-    def disconnected(self, member: str) -> None:
-        self._raft.guarded(self._raft._transport.disconnected_from, member)
-
-    def received(self, member: str, frame: bytes) -> None:
-        self._raft.guarded(self._received, member, frame)
-
-    def _received(self, member: str, frame: bytes) -> None:
-        self._raft._transport.received(member, frame)
-        if self._raft._log.pending:
-            self._raft._wake()

@@ -10,11 +10,21 @@ from importlib.metadata import version
 import uvloop
 
 from consensus.certificates import CertificateError, load_contexts
+from consensus.features import LevelUnsupported
 from consensus.peers import PeerNetwork
 from consensus.raft_types import RaftSettings
-from node.boot import EXIT_FATAL, Boot, DirectoryInUse, locked, run_member
+from node.boot import (
+    EXIT_FATAL,
+    EXIT_QUARANTINED,
+    Boot,
+    DirectoryInUse,
+    TooManySlots,
+    locked,
+    run_member,
+)
 from node.config_settings import Config
 from node.config_values import split_address
+from node.quarantine import Quarantined, check_directory
 from node.runner_client import RunnerError
 from node.settings import NodeSettings
 from storage.clock import SystemEnvironment
@@ -24,6 +34,15 @@ from storage.journal_format import DiskFailed, JournalDamaged, JournalMismatch
 logger = logging.getLogger(__name__)
 
 EXIT_REFUSED = 78  # the configuration cannot be used as it is (EX_CONFIG)
+# Starting again changes nothing about these; somebody has to look at it.
+REFUSALS = (
+    CertificateError,
+    DirectoryInUse,
+    TooManySlots,
+    JournalMismatch,
+    JournalDamaged,
+    LevelUnsupported,
+)
 
 
 def run_node(config: Config) -> int:
@@ -35,8 +54,12 @@ def run_node(config: Config) -> int:
     )
     try:
         with locked(config.node.data_dir):
+            check_directory(config.node.data_dir)
             return _run(config)
-    except (CertificateError, DirectoryInUse, JournalMismatch, JournalDamaged) as error:
+    except Quarantined as error:
+        logger.critical("This member cannot start: %s", error)
+        return EXIT_QUARANTINED
+    except REFUSALS as error:
         logger.critical("This member cannot start: %s", error)
         return EXIT_REFUSED
     except (DiskFailed, RunnerError, OSError) as error:

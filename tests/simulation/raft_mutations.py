@@ -222,9 +222,9 @@ def _lost_entries_ignored() -> list[Patch]:
 def _any_disk_accepted() -> list[Patch]:
     original = Transport._greet
 
-    def greet(self: Any, member: str, session: Any, epoch: int, hello: frames.Hello) -> None:
+    def greet(self: Any, member: str, session: Any, envelope: Any, hello: frames.Hello) -> None:
         self._disks[member] = hello.disk_id
-        original(self, member, session, epoch, hello)
+        original(self, member, session, envelope, hello)
 
     return [(Transport, "_greet", greet)]
 
