@@ -23,7 +23,7 @@ from consensus.raft_writer import JournalWriter
 from consensus.transport import Transport
 from storage.journal_format import Batch
 from storage.memory_journal import MemoryDisk
-from tests.simulation.raft_life import RaftLife
+from tests.simulation.raft_life import ReadLife
 from tests.simulation.raft_registers import Answer, RegisterClients
 
 # A class or a module, the name in it, and what takes its place.
@@ -273,10 +273,30 @@ def _silent_disk_leads_on() -> list[Patch]:
 
 
 def _reads_without_asking() -> list[Patch]:
-    async def read(self: RegisterClients, life: RaftLife, key: str) -> Answer:
+    async def read(self: RegisterClients, life: ReadLife, key: str) -> Answer:
         return self.look(life, key)
 
     return [(RegisterClients, "read", read)]
+
+
+def _reads_without_a_round() -> list[Patch]:
+    def round_answered(self: Any, floor: int) -> bool:
+        return True
+
+    return [(Rules, "round_answered", round_answered)]
+
+
+def _rounds_count_older_answers() -> list[Patch]:
+    original = Rules.round_answered
+
+    def round_answered(self: Any, floor: int) -> bool:
+        return original(self, 0)
+
+    return [(Rules, "round_answered", round_answered)]
+
+
+def _reads_before_an_entry_of_the_term() -> list[Patch]:
+    return [(RaftCore, "committed_in_term", True)]
 
 
 MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
@@ -306,6 +326,9 @@ MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
     "transfer_takes_commands": _transfer_takes_commands,
     "silent_disk_leads_on": _silent_disk_leads_on,
     "reads_without_asking": _reads_without_asking,
+    "reads_without_a_round": _reads_without_a_round,
+    "rounds_count_older_answers": _rounds_count_older_answers,
+    "reads_before_an_entry_of_the_term": _reads_before_an_entry_of_the_term,
 }
 
 

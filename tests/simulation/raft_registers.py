@@ -14,9 +14,9 @@ import random
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from consensus.errors import Overloaded
+from consensus.errors import NoQuorum, Overloaded
 from consensus.raft_types import NotLeader
-from tests.simulation.raft_life import RaftLife
+from tests.simulation.raft_life import Life, ReadLife
 from tests.simulation.raft_oracle import Oracle, SafetyViolated
 from tests.support.histories import History, Kind, Operation, Outcome
 from tests.support.linearizability import NotLinearizable, State, Undecided, check
@@ -29,6 +29,8 @@ KEYS = 3
 # Then another register takes its place; the checker's patience has bounds.
 OPERATIONS_PER_KEY_MAX = 60
 POLL_S = 0.02
+# The rest is read by entries of the log, as a barrier.
+READS_PAST_THE_LOG = 0.8
 # How long a client waits before it stops asking and knows nothing.
 PATIENCE_S = 3.0
 
@@ -128,11 +130,10 @@ class RegisterClients:
     async def _work(self, client: str) -> None:
         while True:
             await asyncio.sleep(self._rng.expovariate(12.0))
-            leaders = [life for life in self._world.lives.values() if life.leads]
+            lives = list(self._world.lives.values())
+            leaders = [life for life in lives if life.leads]
             if leaders:
-                life = self._rng.choice(leaders)
-                assert isinstance(life, RaftLife)
-                await self._operate(client, life)
+                await self._operate(client, self._rng.choice(leaders), self._rng.choice(lives))
 
     def _choose(self, client: str) -> tuple[str, Kind, int | None]:
         key = self._rng.choice(self._keys)
@@ -146,30 +147,39 @@ class RegisterClients:
         conditional = kind in (Kind.REPLACE, Kind.DELETE) and self._rng.random() < 0.6
         return key, kind, self._seen.get((client, key)) if conditional else None
 
-    async def _operate(self, client: str, life: RaftLife) -> None:
+    async def _operate(self, client: str, leader: Life, any_life: Life) -> None:
+        assert isinstance(leader, ReadLife)
+        assert isinstance(any_life, ReadLife)
         key, kind, expected = self._choose(client)
         self._numbers += 1
         value = f"v{self._numbers}" if kind in (Kind.CREATE, Kind.REPLACE) else None
         call = self._history.begin(key, kind, client=client, value=value, expected=expected)
-        if kind is Kind.READ:
-            answer = await self.read(life, key)
+        if kind is Kind.READ and self._rng.random() < READS_PAST_THE_LOG:
+            answer = await self.read(any_life, key)
         else:
-            answer = await self._commit(life, key, kind, value, expected)
+            answer = await self._commit(leader, key, kind, value, expected)
         self._history.end(call, answer.outcome, revision=answer.revision, value=answer.value)
         self._world.oracle.note("answered", client, kind, key, answer.outcome, answer.revision)
         if answer.revision is not None:
             self._seen[client, key] = answer.revision
 
-    async def read(self, life: RaftLife, key: str) -> Answer:
-        """Read a register as of now; here, by an entry of the log."""
-        return await self._commit(life, key, Kind.READ, None, None)
+    async def read(self, life: ReadLife, key: str) -> Answer:
+        """Read a register as of now, past the log."""
+        try:
+            index = await life.reads.read_index(timeout_s=PATIENCE_S)
+        except (NoQuorum, Overloaded):
+            return Answer(Outcome.UNDONE)
+        if not await self._applied(life, index):
+            return Answer(Outcome.UNKNOWN)
+        self._world.oracle.counts["index_reads"] += 1
+        return self.look(life, key)
 
-    def look(self, life: RaftLife, key: str) -> Answer:
+    def look(self, life: ReadLife, key: str) -> Answer:
         """Return a register as this member has it, however old that is."""
         return shown(self._registers.at(life.raft.applied_index, key))
 
     async def _commit(
-        self, life: RaftLife, key: str, kind: Kind, value: str | None, expected: int | None
+        self, life: ReadLife, key: str, kind: Kind, value: str | None, expected: int | None
     ) -> Answer:
         command = json.dumps(
             {"n": self._numbers, "key": key, "kind": kind, "value": value, "expected": expected}
@@ -178,14 +188,20 @@ class RegisterClients:
             index = life.raft.propose(command)
         except (NotLeader, Overloaded):
             return Answer(Outcome.UNDONE)
+        if not await self._applied(life, index):
+            return Answer(Outcome.UNKNOWN)
+        if self._world.oracle.by_index[index] != command:
+            return Answer(Outcome.UNDONE)
+        self._world.oracle.acknowledge(life.name, index, command)
+        return self._registers.answer(index)
+
+    async def _applied(self, life: ReadLife, index: int) -> bool:
+        """Wait until a member has applied an index; False if it dies, or takes too long."""
         began_s = self._world.loop.time()
         while self._world.loop.time() - began_s < PATIENCE_S:
-            await asyncio.sleep(POLL_S)
             if self._world.lives.get(life.name) is not life:
-                break
+                return False
             if not life.raft.paused and life.raft.applied_index >= index:
-                if self._world.oracle.by_index[index] != command:
-                    return Answer(Outcome.UNDONE)
-                self._world.oracle.acknowledge(life.name, index, command)
-                return self._registers.answer(index)
-        return Answer(Outcome.UNKNOWN)
+                return True
+            await asyncio.sleep(POLL_S)
+        return False

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from consensus.raft_types import SnapshotNeeded
 from storage.memory_journal import MemoryDisk
 from tests.simulation.raft_faults import GOOD_SYNC_S, Faults
-from tests.simulation.raft_life import Life, RaftLife, Remains
+from tests.simulation.raft_life import Life, ReadLife, Remains
 from tests.simulation.raft_options import Mode, Options
 from tests.simulation.raft_oracle import LivenessViolated, Oracle
 from tests.simulation.raft_registers import RegisterClients
@@ -32,7 +32,7 @@ LifeMaker = Callable[["World", Remains], Life]
 
 def make_raft(world: World, remains: Remains) -> Life:
     """Start a member made of the real consensus layer."""
-    return RaftLife(
+    return ReadLife(
         remains, world.loop, world.network, world.oracle, world.failed, f"{world.options.seed}"
     )
 
