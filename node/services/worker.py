@@ -204,7 +204,9 @@ class Worker:
         finally:
             if timeout is not None:
                 timeout.cancel()
-        if held.stop.done() and held.stop.result() == "lease" and result.outcome != "succeeded":
+        if result.outcome == "lost":
+            self._give_back(held, result.detail, unstarted=result.unstarted)
+        elif held.stop.done() and held.stop.result() == "lease" and result.outcome != "succeeded":
             self._give_back(held, "The member's lease ran out, so the attempt was stopped.")
         else:
             self._end(held, result, definition)
@@ -275,8 +277,12 @@ class Worker:
         )
         self._drop(held)
 
-    def _give_back(self, held: Held, detail: str) -> None:
-        """Tell that this member will not bring the attempt to an end."""
+    def _give_back(self, held: Held, detail: str, *, unstarted: bool = False) -> None:
+        """Tell that this member will not bring the attempt to an end.
+
+        What was never handed to an executor has certainly not begun; of what was, the
+        executor knows.
+        """
         now_ms = self._timekeeper.now_ms()
         run = held.run
         self._reporter.ended(
@@ -288,8 +294,8 @@ class Worker:
                 held.started_ms,
                 now_ms,
                 None,
-                detail,
-                unstarted=held.task is None,
+                detail[:DETAIL_CHARS_MAX],
+                unstarted=unstarted or held.task is None,
             )
         )
         self._drop(held)
