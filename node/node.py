@@ -91,14 +91,18 @@ class Node:
         self._runner = runner
         self._journal = journal
         self._store = store
-        self._incarnation = new_id(environment)
+        self._incarnation = self._new_incarnation()
         # Only the first heartbeat of a process says that its predecessors are dead: the
         # locks on the data directory and of the runner have proven it.
         self._supersedes = True
-        self.timekeeper = Timekeeper(environment, settings.clock_skew_ms_max)
+        self.timekeeper = Timekeeper(
+            environment, settings.clock_skew_ms_max, len(settings.voters) // 2
+        )
         self.replica = Replica(
             store, environment, Listeners(self._take_results), self.fail, state_writer
         )
+        # The cluster's clock as it was last moved here, and when that was.
+        self._clock_seen = (self.replica.machine.clock_ms, environment.monotonic_s())
         self._proposer = Proposer(
             session=new_id(environment),
             environment=environment,
@@ -154,7 +158,7 @@ class Node:
         self._services = Services(duties, self.fail)
         listeners = self.replica.listeners
         listeners.effects += [self._take_effects, self.metrics.applied]
-        listeners.applied.append(lambda _: self._proposer.progress())
+        listeners.applied += [self._note_clock, lambda _: self._proposer.progress()]
         listeners.flushed = self.raft.trim
 
     # --- Life ------------------------------------------------------------------------------
@@ -204,18 +208,46 @@ class Node:
         return await self.replica.wait_applied(index, timeout_s=timeout_s)
 
     def _stamp_ms(self) -> int:
-        return max(self.replica.machine.clock_ms, self.timekeeper.now_ms())
+        """Return the time for an entry: the cluster's, which never runs backwards.
+
+        It may not leap ahead with the clock of one member, for it would stay there: what
+        is retried or triggered would wait until the true time has caught up. So a time
+        that nobody has confirmed is not used. Nor may it stand still, for leases end by
+        it; so it moves on at half the speed of a clock that does not jump, which is slow
+        enough for the true time to catch up.
+        """
+        clock_ms, since_s = self._clock_seen
+        carried_ms = clock_ms + int((self.environment.monotonic_s() - since_s) * 500)
+        if clock_ms and not self.timekeeper.confirmed:
+            return carried_ms
+        return max(carried_ms, self.timekeeper.cluster_ms())
+
+    def _note_clock(self, _: int) -> None:
+        clock_ms = self.replica.machine.clock_ms
+        if clock_ms != self._clock_seen[0]:
+            self._clock_seen = (clock_ms, self.environment.monotonic_s())
+
+    def now_ms(self) -> int:
+        """Return the time of day as the cluster has it."""
+        return max(self.replica.machine.clock_ms, self.timekeeper.cluster_ms())
+
+    @property
+    def time_confirmed(self) -> bool:
+        return self.timekeeper.confirmed
 
     def _receive(self, member: str, payload: bytes) -> None:
         kind, content = payload[:1], payload[1:]
         if kind == BATCH_KIND:
             self._proposer.receive(content)
-        elif kind == TIME_KIND:
-            self.timekeeper.heard(member, int.from_bytes(content, "big"))
+        elif kind == TIME_KIND and self.timekeeper.heard(member, int.from_bytes(content, "big")):
+            self._tell_time_to(member, self.timekeeper.now_ms())
 
     def _tell_time(self, now_ms: int) -> None:
         for member in self.settings.voters - {self.settings.name}:
-            self.raft.send(member, TIME_KIND + now_ms.to_bytes(8, "big"))
+            self._tell_time_to(member, now_ms)
+
+    def _tell_time_to(self, member: str, now_ms: int) -> None:
+        self.raft.send(member, TIME_KIND + now_ms.to_bytes(8, "big"))
 
     def _on_leadership(self, leads: bool) -> None:
         logger.info("This member %s.", "leads" if leads else "does not lead")
@@ -274,8 +306,18 @@ class Node:
 
     def _on_given_up(self) -> None:
         self.worker.lease_lost()
-        self._incarnation = new_id(self.environment)
+        self._incarnation = self._new_incarnation()
         self.reaper.own = self._incarnation
+
+    def _new_incarnation(self) -> bytes:
+        """Return an id behind those of all earlier lives, wherever the clock stands by now."""
+        fresh = new_id(self.environment)
+        raw = self.view.get(keys.MEMBER + self.settings.name.encode())
+        known = b"" if raw is None else models.decode_member(raw).incarnation
+        if fresh > known:
+            return fresh
+        born_ms = int.from_bytes(known[:6], "big") + 1
+        return born_ms.to_bytes(6, "big") + fresh[6:]
 
     def _free_slots(self) -> int:
         return self.settings.slots - self.worker.held_count
@@ -326,7 +368,9 @@ class Node:
             missing.append("The log is still being applied.")
         if not self.lease.held:
             missing.append("This member has no valid lease yet.")
-        if self.timekeeper.suspect:
+        if not self.timekeeper.confirmed:
+            missing.append("No majority has confirmed this member's time of day yet.")
+        elif self.timekeeper.suspect:
             missing.append(
                 f"This member's clock is off by {self.timekeeper.offset_ms} ms or has jumped."
             )
