@@ -226,6 +226,9 @@ def eras_of(history: History, job: bytes, state: JobState) -> list[Era]:
             if spec.kind == "at":
                 assert spec.at_ms is not None
                 asked_ms, made_ms = min(asked_ms, spec.at_ms), min(made_ms, spec.at_ms)
+            # What was claimed ahead of time under the schedule before is decided, and
+            # nothing before it is any more.
+            made_ms = max(made_ms, cursor.decided_until(event.after) + 1)
             eras.append(Era(spec, asked_ms, made_ms))
     if _spent(state) and eras:
         eras[-1].must_until_ms = min(eras[-1].must_until_ms, cursor.decided_until(state))
