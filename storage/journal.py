@@ -306,6 +306,26 @@ class LmdbJournal:
         ) from error
 
 
+def identity_of(path: Path) -> Identity:
+    """Return whose journal lies in a directory, without opening it for work.
+
+    Raises:
+        JournalDamaged: there is none, or it does not say.
+    """
+    try:
+        with lmdb.open(
+            str(path), map_size=MAP_BYTES, readonly=True, create=False, max_dbs=2
+        ) as env:
+            meta = env.open_db(b"meta", create=False)
+            with env.begin(db=meta) as transaction:
+                value = transaction.get(_IDENTITY)
+    except lmdb.Error as error:
+        raise JournalDamaged(f"There is no journal in {path}: {error}.") from error
+    if value is None:
+        raise JournalDamaged(f"The journal in {path} does not say whose it is.")
+    return msgspec.msgpack.decode(unseal(_IDENTITY, value), type=Identity)
+
+
 def _open(path: Path, map_bytes: int) -> tuple[lmdb.Environment, lmdb._Database, lmdb._Database]:
     file = path / "data.mdb"
     try:
