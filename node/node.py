@@ -320,7 +320,9 @@ class Node(Face):
 
     def _make_farewell(self) -> tuple[Command, ...]:
         """Return the commands that end this life: a lease that is over, and its expiry."""
-        last = msgspec.structs.replace(self._make_heartbeat(), lease_ms=-1, accepting=False)
+        last = msgspec.structs.replace(
+            self._make_heartbeat(), slots=0, lease_ms=-1, accepting=False
+        )
         return last, Expire(self._incarnation)
 
     def leave(self, reason: DiskAlmostFull | None = None) -> None:
