@@ -193,38 +193,30 @@ def _check_records(term: int, message: Append) -> None:
         last_index, last_term = index, record_term
 
 
-def encode_membership(operation: str, member: str) -> bytes:
-    """Return the content of a log entry that adds (`add`) or removes (`rem`) a member."""
-    return _encoder.encode((operation, member))
-
-
-def decode_membership(content: bytes) -> tuple[str, str]:
-    """Return operation and member of such an entry.
-
-    Raises:
-        FrameError: the content is none.
-    """
-    try:
-        return msgspec.msgpack.decode(content, type=tuple[str, str])
-    except _NOT_DECODED as error:
-        raise FrameError(f"The membership entry cannot be read: {error}") from error
-
-
 class Greeting(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The first bytes of a connection: who dials, and whom it means to reach."""
+    """The first bytes of a connection: who dials, and whom it means to reach.
+
+    For the last two fields see `consensus.raft_types.Introduction`.
+    """
 
     wire_version: Number
     cluster: Name
     sender: Name
     receiver: Name
+    seat_id: Annotated[bytes, msgspec.Meta(max_length=16)] = b""
+    configuration: Number = 0
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The only bytes that come back: who was reached, and why not, if it does not listen."""
+    """The only bytes that come back: who was reached, and why not, if it does not listen.
+
+    `removed` says that the dialer has no seat in the cluster any more.
+    """
 
     cluster: Name
     member: Name
     refusal: Annotated[str, msgspec.Meta(max_length=REASON_CHARS_MAX)]
+    removed: bool = False
 
 
 _Hand = TypeVar("_Hand", Greeting, Welcome)

@@ -18,6 +18,7 @@ from typing import Any
 from consensus import frames
 from consensus.raft_election import Election
 from consensus.raft_log import RaftLog
+from consensus.raft_members import Membership
 from consensus.raft_progress import Progress
 from consensus.raft_types import RaftSettings, SnapshotNeeded
 from storage.clock import Environment
@@ -33,7 +34,7 @@ RECORDS_PER_MESSAGE_MAX = 4096
 Post = Callable[[str, frames.Message, int, int], None]
 
 
-class Rules:
+class Rules(Membership):
     """The receiving and replicating half of `RaftCore`."""
 
     _log: RaftLog
@@ -201,8 +202,18 @@ class Rules:
         )
 
     def _on_vote(self, node: Any, term: int) -> None:
-        """Count a vote once per member and term (E4)."""
-        if self._is_current(term) and self._election.count_vote(term, node.id):
+        """Count a vote once per member and term (E4).
+
+        The library counts the candidate itself. One that is being removed is not counted, so
+        the library hears of its votes when there are enough of them.
+        """
+        if not self._is_current(term) or not self._election.count_vote(term, node.id):
+            return
+        count = 1
+        if not self.votes:
+            votes = self._election.votes(term)
+            count = votes if votes >= self._election.majority else 0
+        for _ in range(count):
             self._SyncObj__onMessageReceived(node, {"type": "response_vote", "term": term})
 
     def _on_pre_vote_request(self, node: Any, term: int, message: frames.PreVoteRequest) -> None:
@@ -226,13 +237,19 @@ class Rules:
         now_s = self._environment.monotonic_s()
         if self._SyncObj__raftState == LEADER or now_s <= self._SyncObj__raftElectionDeadline:
             return
+        if not self.may_campaign:
+            self._SyncObj__transferInProgress = False
+            self._SyncObj__raftElectionDeadline = now_s + self._SyncObj__generateRaftTimeout()
+            return
         self._transfer_campaign = self._SyncObj__transferInProgress
         asked = self._log.hard_state.term + 1
-        if self._transfer_campaign or self._election.would_win(asked) or not self._others:
+        if self._transfer_campaign or self._election.would_win(asked):
+            return
+        if not self._SyncObj__otherNodes:
             return
         self._SyncObj__raftElectionDeadline = now_s + self._SyncObj__generateRaftTimeout()
         self._election.ask(asked)
-        for node in self._reachable():
+        for node in filter(self._SyncObj__otherNodes.__contains__, self._reachable()):
             self._say(node, frames.PreVoteRequest(self._log.last_index, self._log.last_term))
 
     # --- Leader -----------------------------------------------------------------------
@@ -241,7 +258,9 @@ class Rules:
         """Believe an answer of this term for what it compared, and for nothing more (R3)."""
         if not self._is_current(term) or self._SyncObj__raftState != LEADER:
             return
-        progress = self._progress[node.id]
+        progress = self._progress.get(node.id)
+        if progress is None:
+            return
         progress.answered_s = self._environment.monotonic_s()
         invariant(
             message.next_index <= self._log.last_index + 1,
@@ -346,9 +365,8 @@ class Rules:
         """Tell whether a majority, or for a follower the leader, was heard lately."""
         if self._SyncObj__raftState != LEADER:
             return self._election.silence_s(now_s) <= within_s
-        times = [progress.answered_s for progress in self._progress.values()]
-        heard = sum(1 for time in times if time is not None and now_s - time <= within_s)
-        return heard + 1 >= self._election.majority
+        voters = self.configuration[1].voters
+        return self._in_contact(voters, now_s, within_s) >= self._election.majority
 
     def _reachable(self) -> list[Any]:
         return [node for node in self._others if node in self._SyncObj__connectedNodes]

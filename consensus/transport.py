@@ -14,10 +14,11 @@ end here. What passes is a message of a known member over its present connection
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from consensus import frames
+from consensus.configuration import Seat
 from consensus.raft_log import RaftLog
 from consensus.raft_types import Journal, MemberRefused, Network
 
@@ -40,6 +41,8 @@ class Session:
     peer_epoch_max: int = 0
     # The change of our log that remembers its disk; its messages wait for that.
     admitted_at: int = 0
+    # Under what the journal remembers its disk: the name, and the seat if it is a later one.
+    disk_key: str = ""
     # Why it cannot take part; said again over every connection.
     refusal: str | None = None
     open: bool = False
@@ -62,7 +65,6 @@ class Transport:
         self,
         *,
         member: str,
-        voters: frozenset[str],
         cluster: str,
         journal: Journal,
         log: RaftLog,
@@ -75,7 +77,7 @@ class Transport:
         self._log = log
         self._network = network
         self._events = events
-        self._sessions = {name: Session() for name in sorted(voters - {member})}
+        self._sessions: dict[str, Session] = {}
         self._disks = dict(journal.known_disks)
         self._epoch = journal.boots << 32
         self._held: list[tuple[int, str, frames.Envelope]] = []
@@ -87,11 +89,28 @@ class Transport:
         """Return the members with an open session."""
         return frozenset(name for name, session in self._sessions.items() if session.open)
 
+    def set_peers(self, seats: Mapping[str, Seat]) -> None:
+        """Have sessions with the members in these seats and with nobody else.
+
+        A seat that was given up and filled again is another member, whose disk is not known
+        yet, even if the name is the same.
+        """
+        keys = {n: disk_key(seat) for n, seat in sorted(seats.items()) if n != self._member}
+        for member in [n for n, s in self._sessions.items() if keys.get(n) != s.disk_key]:
+            self.disconnected_from(member)
+            self._network.close(member, "it has given up its seat")
+            del self._sessions[member]
+        for member, key in keys.items():
+            self._sessions.setdefault(member, Session(disk_key=key))
+
     # --- The network's events ---------------------------------------------------------
 
     def connected_to(self, member: str) -> None:
         """Begin a session: give the new connection a number and say who we are."""
-        session = self._sessions[member]
+        session = self._sessions.get(member)
+        if session is None:
+            self._drop(member, "stranger", "it is no member of this cluster")
+            return
         self._close(member, session)
         self._epoch += 1
         session.epoch = self._epoch
@@ -102,9 +121,10 @@ class Transport:
 
     def disconnected_from(self, member: str) -> None:
         """End a session; what was held for it is lost with it."""
-        session = self._sessions[member]
-        session.epoch, session.peer_epoch = 0, None
-        self._close(member, session)
+        session = self._sessions.get(member)
+        if session is not None:
+            session.epoch, session.peer_epoch = 0, None
+            self._close(member, session)
 
     def received(self, member: str, frame: bytes) -> None:
         """Take a frame through the filter.
@@ -147,15 +167,15 @@ class Transport:
     # --- Sessions ---------------------------------------------------------------------
 
     def _greet(self, member: str, session: Session, epoch: int, hello: frames.Hello) -> None:
-        if epoch <= session.peer_epoch_max and hello.disk_id == self._disks.get(member):
+        known = self._disks.get(session.disk_key)
+        if epoch <= session.peer_epoch_max and hello.disk_id == known:
             # Either the connection is over, or an older copy of its disk was put back.
             logger.warning("Member %s greets with the old number %d.", member, epoch)
             self.dropped["epoch"] = self.dropped.get("epoch", 0) + 1
             return
-        known = self._disks.get(member)
         if known is None:
-            self._log.note_disk(member, hello.disk_id)
-            self._disks[member] = hello.disk_id
+            self._log.note_disk(session.disk_key, hello.disk_id)
+            self._disks[session.disk_key] = hello.disk_id
             session.admitted_at = self._log.sequence
         elif known != hello.disk_id:
             session.refusal = (
@@ -191,7 +211,8 @@ class Transport:
 
     def post(self, member: str, message: frames.Message, term: int, sequence: int) -> None:
         """Send a message once the change with this number is durable; it may get lost."""
-        if not self._sessions[member].open:
+        session = self._sessions.get(member)
+        if session is None or not session.open:
             return
         envelope = self._envelope(member, message, term)
         if sequence <= self._log.durable_sequence:
@@ -209,7 +230,7 @@ class Transport:
             self._held = [held for held in self._held if held[0] > durable]
         for _, member, envelope in ready:
             self._send(member, envelope)
-        for member, session in self._sessions.items():
+        for member, session in list(self._sessions.items()):
             self._maybe_open(member, session)
 
     def send_application(self, member: str, payload: bytes) -> bool:
@@ -227,3 +248,12 @@ class Transport:
 
     def _send(self, member: str, envelope: frames.Envelope) -> bool:
         return self._network.send(member, frames.encode(envelope))
+
+
+def disk_key(seat: Seat) -> str:
+    """Return the name under which the journal remembers the disk of whoever has a seat.
+
+    With every seat comes a key of its own, so that a member that is added again is taken in
+    with another disk, and on no other occasion.
+    """
+    return f"{seat.name}@{seat.seat_id.hex()}" if seat.seat_id else seat.name

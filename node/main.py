@@ -10,11 +10,11 @@ from importlib.metadata import version
 import uvloop
 
 from consensus.certificates import CertificateError, load_contexts
+from consensus.configuration import first_configuration, split_address
 from consensus.peers import PeerNetwork
 from consensus.raft_types import RaftSettings
 from node.boot import EXIT_FATAL, Boot, DirectoryInUse, locked, run_member
 from node.config_settings import Config
-from node.config_values import split_address
 from node.runner_client import RunnerError
 from node.settings import NodeSettings
 from storage.clock import SystemEnvironment
@@ -60,7 +60,7 @@ def boot_of(config: Config) -> Boot:
     settings = NodeSettings(
         name=config.node.name,
         cluster=config.cluster.name,
-        voters=frozenset(member.name for member in config.cluster.members),
+        bootstrap=first_configuration({m.name: m.address for m in config.cluster.members}),
         http_address=f"http://{config.http.host}:{http_port}",
         version=version("cronclave"),
         slots=config.node.slots,
@@ -105,18 +105,14 @@ def _network(config: Config) -> PeerNetwork:
         assert tls.certificate is not None
         assert tls.key is not None
         contexts = load_contexts(tls.ca, tls.certificate, tls.key)
-    addresses = {}
-    for member in config.cluster.members:
-        address = split_address(member.address)
-        invariant(address is not None, "A configuration with a bad address was accepted.")
-        assert address is not None
-        addresses[member.name] = address
+    own = next(m.address for m in config.cluster.members if m.name == config.node.name)
+    listen = split_address(own)
+    invariant(listen is not None, "A configuration with a bad address was accepted.")
+    assert listen is not None
     return PeerNetwork(
         member=config.node.name,
         cluster=config.cluster.name,
-        voters=frozenset(addresses),
-        listen=addresses[config.node.name],
-        addresses=addresses,
+        listen=listen,
         tls=contexts,
         environment=SystemEnvironment(),
         settings=_raft_settings(config),

@@ -93,7 +93,7 @@ class Node:
         )
         self.raft = raft_class(
             member=settings.name,
-            voters=settings.voters,
+            bootstrap=settings.bootstrap,
             cluster=settings.cluster,
             journal=journal,
             network=network,
@@ -200,7 +200,7 @@ class Node:
             self.timekeeper.heard(member, int.from_bytes(content, "big"))
 
     def _tell_time(self, now_ms: int) -> None:
-        for member in self.settings.voters - {self.settings.name}:
+        for member in self.raft.configuration.names - {self.settings.name}:
             self.raft.send(member, TIME_KIND + now_ms.to_bytes(8, "big"))
 
     def _on_leadership(self, leads: bool) -> None:
@@ -295,7 +295,7 @@ class Node:
             clock_ms=machine.clock_ms,
             clock_offset_ms=self.timekeeper.offset_ms,
             state_hash=machine.state_hash.hex(),
-            voters=tuple(sorted(self.settings.voters)),
+            voters=tuple(sorted(raft.configuration.voters)),
             counters=dict(machine.counters),
             slots=self.settings.slots,
             slots_used=self.worker.held_count,

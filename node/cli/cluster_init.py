@@ -52,8 +52,8 @@ def init(directory: str, name: str, texts: tuple[str, ...]) -> None:
 
 
 def _members(texts: Sequence[str]) -> list[MemberConfig]:
+    from consensus.configuration import split_address  # noqa: PLC0415
     from node.config_settings import MemberConfig  # noqa: PLC0415
-    from node.config_values import split_address  # noqa: PLC0415
 
     hosts = Counter[str]()
     parsed = []
@@ -90,8 +90,8 @@ def make_cluster(
         create_authority,
         issue_member,
     )
+    from consensus.configuration import split_address  # noqa: PLC0415
     from node.config_text import render_new  # noqa: PLC0415
-    from node.config_values import split_address  # noqa: PLC0415
 
     text = render_new(name, members, data_dir=data_dir, certificates=CERTIFICATES)
     _check(text, members)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from consensus.configuration import first_configuration
 from consensus.driver import Raft
 from consensus.errors import Overloaded
 from consensus.raft_types import Entry, NotLeader, RaftSettings
@@ -120,7 +121,7 @@ class RaftLife:
         self._end = network.end(remains.name)
         self.raft = PausableRaft(
             member=remains.name,
-            voters=remains.voters,
+            bootstrap=first_configuration({name: f"{name}:7901" for name in remains.voters}),
             cluster="simulated",
             journal=MemoryJournal(remains.disk),
             network=self._end,

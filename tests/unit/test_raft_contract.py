@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pysyncobj import syncobj as library
 
-from consensus import raft, raft_rules
+from consensus import raft, raft_members, raft_rules, raft_seams
 from consensus.raft_types import RaftSettings
 
 TREE = ast.parse(inspect.getsource(library.SyncObj))
@@ -75,7 +75,7 @@ def test_an_attribute_behind_a_property_is_assigned_by_the_library(name: str) ->
     assert name in own_attributes(constructor)
 
 
-@pytest.mark.parametrize("module", [raft, raft_rules])
+@pytest.mark.parametrize("module", [raft, raft_rules, raft_members])
 def test_every_private_name_in_use_exists_in_the_library(module: object) -> None:
     """Our code reads and sets nothing that the library does not have."""
     assert isinstance(BASE, ast.ClassDef)
@@ -120,6 +120,12 @@ def test_no_code_of_the_library_that_we_can_reach_unpickles() -> None:
     source = inspect.getsource(raft_rules.Rules)
     assert "transmission" not in source
     assert "serialized" not in source
+
+
+def test_the_kinds_of_entries_have_the_numbers_of_the_library() -> None:
+    """What the library appends as a kind is read back as that kind."""
+    kinds = library._COMMAND_TYPE
+    assert (raft_seams.REGULAR, raft_seams.MEMBERSHIP) == (kinds.REGULAR, kinds.MEMBERSHIP)
 
 
 def test_another_text_of_the_library_is_refused(
