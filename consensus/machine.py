@@ -1,8 +1,9 @@
 """The replicated state machine: apply(entry) -> results, and nothing else.
 
 It reads no clock, draws no number and knows no time zone. The same entries give the same
-bytes on every member, and the rolling hash over everything that was written is the proof:
-members compare it, and one that differs stops itself.
+bytes on every member, and the rolling hash is the proof: it covers everything that was
+written and, a window at each mark, what lies in the store (see `consensus.scrub`). Members
+compare it at the marks, and one that differs stops itself (see `consensus.state_check`).
 
 A command that is refused, and even one that meets a fault of ours, has a result and
 changes nothing: otherwise one bad command would stop every member at the same entry, and
@@ -14,14 +15,14 @@ holds for what only this member has met: no memory, no disk.
 from __future__ import annotations
 
 import struct
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any, NoReturn
 
 import msgspec
 
-from consensus import apply_claims, apply_jobs, apply_members, commands
+from consensus import apply_claims, apply_jobs, apply_members, commands, scrub
 from consensus.commands import Batch, Entry, Refused, RequestKey, Result
 from consensus.context import Context, Effects
 from storage import keys, models
@@ -34,6 +35,8 @@ HASH_BYTES = 16
 # Answers of batches that a proposer has given up are dropped with its later batches, so
 # many at a time: more than one batch can leave behind.
 RESULTS_DROPPED_MAX = 64
+# Marks that are remembered, to be compared with members that are as far behind.
+MARKS_KEPT = 64
 
 _APPLIERS: dict[type[Any], Callable[[Context, Any], Result]] = {
     commands.PutJob: apply_jobs.put_job,
@@ -68,6 +71,10 @@ class Machine:
         self.clock_ms = meta.clock_ms
         self.state_hash = meta.state_hash
         self.counters: Counter[str] = Counter(meta.counters)
+        # Where the next window of the store begins that goes into the hash.
+        self._scrub_from = meta.scrub_from or scrub.FIRST
+        # The hashes at the last marks, as (index, hash), oldest first.
+        self.marks: deque[tuple[int, bytes]] = deque(maxlen=MARKS_KEPT)
         # What the present entry has written so far, for the hash.
         self._trace: list[bytes] = []
 
@@ -96,6 +103,8 @@ class Machine:
             context = Context(self._store, index, self.clock_ms, effects)
             results = [self._apply_batch(context, batch) for batch in entry.batches]
             self._extend_hash(index)
+        if index % scrub.MARK_EVERY == 0:
+            self._mark(index)
         self.applied_index, self.applied_term = index, term
         return results
 
@@ -107,6 +116,7 @@ class Machine:
             self.clock_ms,
             self.state_hash,
             dict(sorted(self.counters.items())),
+            self._scrub_from,
         )
         self._store.savepoint()
         self._store.put(keys.META, models.encode(meta))
@@ -219,6 +229,12 @@ class Machine:
         digest.update(b"".join(self._trace))
         self._trace.clear()
         self.state_hash = digest.digest()
+
+    def _mark(self, index: int) -> None:
+        """Take the next window of what lies in the store into the hash, and remember it."""
+        seen, self._scrub_from = scrub.window(self._store, self._scrub_from)
+        self.state_hash = blake2b(self.state_hash + seen, digest_size=HASH_BYTES).digest()
+        self.marks.append((index, self.state_hash))
 
 
 def _stop(index: int, error: Exception) -> NoReturn:

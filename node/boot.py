@@ -21,8 +21,11 @@ from pathlib import Path
 from api.application import make_application
 from api.server import start_server
 from consensus.peers import PeerNetwork
-from consensus.raft_types import RaftSettings
+from consensus.raft_types import MemberRemoved, RaftSettings
+from consensus.state_check import StateDiverged
 from node.node import Node
+from node.quarantine import close_directory, leave_directory
+from node.runner.descriptors import raise_descriptor_limit
 from node.runner_client import RunnerClient
 from node.settings import NodeSettings
 from node.spool import Spool
@@ -33,11 +36,18 @@ from storage.lmdb_store import LmdbStore
 logger = logging.getLogger(__name__)
 
 EXIT_FATAL = 70
+# The state was found to be wrong; a supervisor must not try again by itself.
+EXIT_QUARANTINED = 79
+EXIT_REMOVED = 80
 FAREWELL_S_MAX = 30.0
 
 
 class DirectoryInUse(Exception):
     """Another process works on this data directory."""
+
+
+class TooManySlots(Exception):
+    """The system does not allow as many commands at once as there are slots."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,9 +92,26 @@ async def run_member(boot: Boot) -> int:
     runner = RunnerClient(environment, on_death=lambda error: _tell(died, error))
     await runner.start(boot.data_dir)
     try:
+        check_slots(boot.settings.slots, runner.attempts_max)
+        # Behind the runner, which would pass a higher limit on to commands.
+        raise_descriptor_limit()
         return await _run(boot, environment, runner, asked, died)
     finally:
         await runner.stop()
+
+
+def check_slots(slots: int, attempts_max: int) -> None:
+    """Refuse more slots than there are commands that can run: some would fail at once.
+
+    Raises:
+        TooManySlots: with the numbers, and what can be done.
+    """
+    if slots > attempts_max:
+        raise TooManySlots(
+            f"node.slots is {slots}, but the limit of open files leaves room for {attempts_max} "
+            "commands at once. Raise the hard limit (ulimit -Hn, LimitNOFILE= in a service "
+            "file) or lower node.slots."
+        )
 
 
 def _ask(asked: asyncio.Future[None]) -> None:
@@ -128,11 +155,26 @@ async def _run(
     if not asked.done():
         error = (died if died.done() else node.fatal).result()
         # What it holds in memory may not be true; the journal and its peers are.
-        logger.critical("This member must stop: %s", error, exc_info=error)
+        trace = None if isinstance(error, MemberRemoved) else error
+        logger.critical("This member must stop: %s", error, exc_info=trace)
+        status = _last_will(boot, node, error)
         await runner.stop()
         logging.shutdown()
-        os._exit(EXIT_FATAL)
+        os._exit(status)
     await server.stop()
     await asyncio.wait_for(node.stop(), timeout=FAREWELL_S_MAX)
     logger.info("Member %s has stopped.", settings.name)
     return 0
+
+
+def _last_will(boot: Boot, node: Node, error: BaseException) -> int:
+    """Leave behind what a failure asks for; return the exit status that names it."""
+    if isinstance(error, MemberRemoved):
+        leave_directory(boot.data_dir, str(error))
+        return EXIT_REMOVED
+    if not isinstance(error, StateDiverged):
+        return EXIT_FATAL
+    paths = {"journal_path": boot.data_dir / "journal", "state_path": boot.data_dir / "state"}
+    marker = close_directory(boot.data_dir, str(error), {**node.self_report.post_mortem(), **paths})
+    logger.critical("This member is in quarantine, and %s says why and what to do.", marker)
+    return EXIT_QUARANTINED

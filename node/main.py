@@ -12,9 +12,19 @@ import uvloop
 from consensus.certificates import CertificateError, load_contexts
 from consensus.configuration import first_configuration, split_address
 from consensus.peers import PeerNetwork
-from consensus.raft_types import RaftSettings
-from node.boot import EXIT_FATAL, Boot, DirectoryInUse, locked, run_member
+from consensus.raft_types import MemberRemoved, RaftSettings
+from node.boot import (
+    EXIT_FATAL,
+    EXIT_QUARANTINED,
+    EXIT_REMOVED,
+    Boot,
+    DirectoryInUse,
+    TooManySlots,
+    locked,
+    run_member,
+)
 from node.config_settings import Config
+from node.quarantine import Quarantined, Removed, check_directory, leave_directory
 from node.runner_client import RunnerError
 from node.settings import NodeSettings
 from storage.clock import SystemEnvironment
@@ -34,9 +44,20 @@ def run_node(config: Config) -> int:
         format=f"%(asctime)s {config.node.name} %(levelname)s %(name)s: %(message)s",
     )
     try:
-        with locked(config.node.data_dir):
-            return _run(config)
-    except (CertificateError, DirectoryInUse, JournalMismatch, JournalDamaged) as error:
+        return _run_guarded(config)
+    except (Removed, MemberRemoved) as error:
+        logger.critical("This member cannot go on: %s", error)
+        return EXIT_REMOVED
+    except Quarantined as error:
+        logger.critical("This member cannot start: %s", error)
+        return EXIT_QUARANTINED
+    except (
+        CertificateError,
+        DirectoryInUse,
+        TooManySlots,
+        JournalMismatch,
+        JournalDamaged,
+    ) as error:
         logger.critical("This member cannot start: %s", error)
         return EXIT_REFUSED
     except (DiskFailed, RunnerError, OSError) as error:
@@ -45,6 +66,17 @@ def run_node(config: Config) -> int:
     except InvariantViolated as error:
         logger.critical("This member must stop, its state cannot be trusted: %s", error)
         return EXIT_FATAL
+
+
+def _run_guarded(config: Config) -> int:
+    data_dir = config.node.data_dir
+    with locked(data_dir):
+        check_directory(data_dir)
+        try:
+            return _run(config)
+        except MemberRemoved as error:
+            leave_directory(data_dir, str(error))
+            raise
 
 
 def _run(config: Config) -> int:

@@ -75,6 +75,7 @@ class Metrics:
                 "journal_entries": "Log entries in this member's journal.",
                 "state_bytes": "Used size of this member's state file.",
                 "commands_waiting": "Commands that wait on this member to be proposed.",
+                "state_differs": "Members whose state differs from this one's at the same index.",
                 "reports_waiting": "Ends of attempts that the cluster has not accepted yet.",
             }.items()
         }

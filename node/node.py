@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from typing import Any, Protocol
 
 from api.cluster import ClusterStatus
 from api.faults import Fault
@@ -25,15 +26,17 @@ from consensus.errors import NoQuorum
 from consensus.machine import BatchResults
 from consensus.proposer import Proposer
 from consensus.raft_types import Journal, Network, RaftSettings
+from consensus.state_check import StateCheck
 from consensus.timekeeper import Timekeeper
 from node.definitions import Definitions
+from node.executors.protocol import Runner
 from node.executors.protocol import Services as ExecutorServices
 from node.executors.registry import Registry
 from node.lease import Lease
 from node.metrics import Metrics
 from node.ownership import Ownership
 from node.replica import Listeners, Replica
-from node.runner_client import RunnerClient
+from node.self_report import SelfReport
 from node.services.cleaner import Cleaner
 from node.services.due_loop import DueLoop
 from node.services.heartbeat import HeartbeatService
@@ -43,21 +46,30 @@ from node.services.service import Services
 from node.services.worker import Worker
 from node.settings import NodeSettings
 from node.spool import Spool
+from node.state_guard import StateGuard
 from storage import keys, models
 from storage.clock import Environment, new_id
-from storage.lmdb_store import LmdbStore
 from storage.models import Member
-from storage.store import View
+from storage.store import FlushedStore, View
 
 logger = logging.getLogger(__name__)
 
-BATCH_KIND, TIME_KIND = b"b", b"t"
+BATCH_KIND, TIME_KIND, MARKS_KIND = b"b", b"t", b"m"
 MEMBERS_MAX = 100
-CATCH_UP_ENTRIES = 1_000  # a member this far behind is not ready
+
+
+class Guard(Runner, Protocol):
+    """The process that launches commands, and kills what the lease does not cover."""
+
+    def extend_lease(self, until_s: float) -> None: ...
 
 
 class Node:
-    """One member. `await start()`, `await stop()`; `fatal` is done when it must die."""
+    """One member. `await start()`, `await stop()`; `fatal` is done when it must die.
+
+    `registry` holds the executors, by default all that are installed; `state_writer` runs
+    the commits of the state, by default in a thread of its own.
+    """
 
     def __init__(
         self,
@@ -66,11 +78,13 @@ class Node:
         environment: Environment,
         journal: Journal,
         network: Network,
-        store: LmdbStore,
+        store: FlushedStore,
         spool: Spool,
-        runner: RunnerClient,
+        runner: Guard,
         raft_settings: RaftSettings,
-        raft_class: type[Raft] = Raft,
+        raft_class: Callable[..., Raft] = Raft,
+        registry: Registry | None = None,
+        state_writer: Executor | None = None,
     ) -> None:
         self.settings = settings
         self.environment = environment
@@ -84,7 +98,9 @@ class Node:
         # locks on the data directory and of the runner have proven it.
         self._supersedes = True
         self.timekeeper = Timekeeper(environment, settings.clock_skew_ms_max)
-        self.replica = Replica(store, environment, Listeners(self._take_results), self.fail)
+        self.replica = Replica(
+            store, environment, Listeners(self._take_results), self.fail, state_writer
+        )
         self._proposer = Proposer(
             session=new_id(environment),
             environment=environment,
@@ -106,13 +122,27 @@ class Node:
             on_fatal=self.fail,
         )
         self._proposer.attach(self.raft)
-        self._build_duties(spool)
+        self.state_guard = self._make_state_guard()
+        self._build_duties(spool, registry)
+        self.self_report = SelfReport(
+            settings, environment, self.raft, self.replica, journal,
+            self.timekeeper, self.lease, self.worker, self.state_guard,
+        )  # fmt: skip
 
-    def _build_duties(self, spool: Spool) -> None:
+    def _make_state_guard(self) -> StateGuard:
+        check = StateCheck(
+            self.settings.name,
+            self.environment,
+            voters=lambda: self.raft.configuration.voters,
+            own_marks=lambda: self.replica.machine.marks,
+        )
+        return StateGuard(check, lambda marks: self._tell_all(MARKS_KIND + marks), self.fail)
+
+    def _build_duties(self, spool: Spool, registry: Registry | None) -> None:
         settings, environment = self.settings, self.environment
         lease = self.lease = Lease(environment, settings.lease_ms)
         definitions = Definitions(self.view)
-        self.registry = Registry.load(
+        self.registry = registry or Registry.load(
             ExecutorServices(environment=environment, runner=self._runner)
         )
         self.metrics = Metrics(settings.name, self.status)
@@ -129,7 +159,7 @@ class Node:
         )  # fmt: skip
         self.heartbeat = HeartbeatService(
             self, lease, self.timekeeper, environment, settings.heartbeat_ms,
-            self._make_heartbeat, self._on_renewed, self._on_given_up, self._tell_time,
+            self._make_heartbeat, self._on_renewed, self._on_given_up, self._beat,
         )  # fmt: skip
         self.reaper = Reaper(self, self.view, environment, settings.lease_ms)
         self.reaper.own = self._incarnation
@@ -198,10 +228,17 @@ class Node:
             self._proposer.receive(content)
         elif kind == TIME_KIND:
             self.timekeeper.heard(member, int.from_bytes(content, "big"))
+        elif kind == MARKS_KIND:
+            self.state_guard.receive(member, content)
 
-    def _tell_time(self, now_ms: int) -> None:
+    def _beat(self, now_ms: int) -> None:
+        """Tell the other members, past the log, what goes with every heartbeat."""
+        self._tell_all(TIME_KIND + now_ms.to_bytes(8, "big"))
+        self.state_guard.beat()
+
+    def _tell_all(self, payload: bytes) -> None:
         for member in self.raft.configuration.names - {self.settings.name}:
-            self.raft.send(member, TIME_KIND + now_ms.to_bytes(8, "big"))
+            self.raft.send(member, payload)
 
     def _on_leadership(self, leads: bool) -> None:
         logger.info("This member %s.", "leads" if leads else "does not lead")
@@ -280,43 +317,10 @@ class Node:
         return self.raft.has_quorum_contact
 
     def status(self) -> ClusterStatus:
-        raft, machine = self.raft, self.replica.machine
-        role = "leader" if raft.is_leader else "follower" if raft.leader else "candidate"
-        return ClusterStatus(
-            cluster=self.settings.cluster,
-            member=self.settings.name,
-            role=role,
-            leader=raft.leader,
-            term=raft.term,
-            commit_index=raft.commit_index,
-            applied_index=machine.applied_index,
-            has_quorum=raft.has_quorum_contact,
-            caught_up=self._caught_up(),
-            clock_ms=machine.clock_ms,
-            clock_offset_ms=self.timekeeper.offset_ms,
-            state_hash=machine.state_hash.hex(),
-            voters=tuple(sorted(raft.configuration.voters)),
-            counters=dict(machine.counters),
-            slots=self.settings.slots,
-            slots_used=self.worker.held_count,
-        )
-
-    def _caught_up(self) -> bool:
-        return self.raft.commit_index - self.replica.applied_index < CATCH_UP_ENTRIES
+        return self.self_report.status()
 
     def readiness(self) -> list[str]:
-        missing = []
-        if not self.raft.has_quorum_contact:
-            missing.append("There is no contact with a majority of the members.")
-        if not self._caught_up():
-            missing.append("The log is still being applied.")
-        if not self.lease.held:
-            missing.append("This member has no valid lease yet.")
-        if self.timekeeper.suspect:
-            missing.append(
-                f"This member's clock is off by {self.timekeeper.offset_ms} ms or has jumped."
-            )
-        return missing
+        return self.self_report.readiness()
 
     def validate_action(self, action: Mapping[str, Any], pointer: str) -> list[Fault]:
         return self.registry.validate(action, pointer)
@@ -327,4 +331,5 @@ class Node:
             state_bytes=self._store.used_bytes(),
             commands_waiting=self._proposer.waiting_commands,
             reports_waiting=self.reporter.waiting,
+            state_differs=self.state_guard.differing_count,
         )

@@ -18,7 +18,7 @@ from consensus.context import Effects
 from consensus.machine import BatchResults, Machine
 from consensus.raft_types import Entry
 from storage.clock import Environment
-from storage.lmdb_store import LmdbStore
+from storage.store import FlushedStore
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +44,7 @@ class Replica:
 
     def __init__(
         self,
-        store: LmdbStore,
+        store: FlushedStore,
         environment: Environment,
         listeners: Listeners,
         on_fatal: Callable[[BaseException], None],

@@ -248,6 +248,7 @@ class Meta(msgspec.Struct, frozen=True, array_like=True):
     clock_ms: int
     state_hash: bytes
     counters: dict[str, int]
+    scrub_from: bytes = b""  # where the next look at the store begins
 
 
 OutcomeRecord = Run | Skip

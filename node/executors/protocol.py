@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from api.faults import Fault
-from node.runner_client import RunnerClient
+from node.runner.protocol import KillCause
+from node.runner_client import CommandRequest, CommandResult, Started
 from storage.clock import Environment
 
 ENTRY_POINT_GROUP = "cronclave.executors"
@@ -22,12 +23,24 @@ StopReason = Literal["cancelled", "lease", "timeout"]
 AttemptOutcome = Literal["succeeded", "failed", "timed_out", "cancelled"]
 
 
+class Runner(Protocol):
+    """What executors ask of the process that launches commands; see `node.runner_client`."""
+
+    async def run(
+        self,
+        request: CommandRequest,
+        on_started: Callable[[Started], None] | None = None,
+    ) -> CommandResult: ...
+
+    def kill(self, attempt_id: str, reason: str, *, cause: KillCause) -> None: ...
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Services:
     """What a node lends to its executors."""
 
     environment: Environment
-    runner: RunnerClient
+    runner: Runner
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

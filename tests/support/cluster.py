@@ -240,6 +240,11 @@ class Cluster:
             await until(decided, f"{node.name} is ready", timeout_s=READY_S)
             assert node.process.alive, f"{node.name} has ended instead of becoming ready"
 
+    def status_of(self, node: Node) -> int:
+        """Return the exit status of a node that was restarted here and has ended."""
+        child = next(child for child in self._children if child.pid == node.process.pid)
+        return child.wait(timeout=LAUNCHER_S)
+
     def _spawn(self, arguments: Sequence[str], name: str) -> subprocess.Popen[bytes]:
         with self.log(name).open("ab") as log:
             child = subprocess.Popen(

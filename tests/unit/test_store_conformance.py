@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from storage.layer import Layer
 from storage.lmdb_store import LmdbStore
-from storage.memory_store import MemoryStore
-from storage.store import Store
+from storage.memory_store import FlushedMemoryStore, MemoryStateDisk, MemoryStore
+from storage.store import FlushedStore, Store
 
 MAP_BYTES = 1 << 26
 KEYS = st.binary(min_size=1, max_size=3)
@@ -30,16 +30,16 @@ STEPS = st.lists(
 )
 
 
-@pytest.fixture(params=["memory", "lmdb"])
-def make_store(
-    request: pytest.FixtureRequest, tmp_path: Path
-) -> Iterator[Callable[[], MemoryStore | LmdbStore]]:
+@pytest.fixture(params=["memory", "flushed memory", "lmdb"])
+def make_store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Callable[[], Store]]:
     """Return a maker of empty stores of one kind."""
     opened: list[LmdbStore] = []
 
-    def make() -> MemoryStore | LmdbStore:
+    def make() -> Store:
         if request.param == "memory":
             return MemoryStore()
+        if request.param == "flushed memory":
+            return FlushedMemoryStore(MemoryStateDisk())
         store = LmdbStore(tmp_path / str(len(opened)), map_bytes=MAP_BYTES)
         opened.append(store)
         return store
@@ -51,7 +51,7 @@ def make_store(
 
 def flush(store: Store, kind: str) -> None:
     """Take a step towards the disk, if a store has one."""
-    if not isinstance(store, LmdbStore):
+    if not isinstance(store, LmdbStore | FlushedMemoryStore):
         return
     if kind == "begin_flush":
         store.begin_flush()
@@ -67,7 +67,7 @@ def flush(store: Store, kind: str) -> None:
 )
 @given(steps=STEPS, low=KEYS, high=KEYS, limit=st.integers(1, 5))
 def test_a_store_behaves_like_a_sorted_dictionary(
-    make_store: Callable[[], MemoryStore | LmdbStore],
+    make_store: Callable[[], Store],
     steps: list[tuple[str, bytes, bytes]],
     low: bytes,
     high: bytes,
@@ -104,7 +104,7 @@ def assert_reads(
 
 
 def test_what_was_written_is_told_in_order(
-    make_store: Callable[[], MemoryStore | LmdbStore],
+    make_store: Callable[[], Store],
 ) -> None:
     """The rolling hash covers every write since the savepoint, deletes as well."""
     store = make_store()
@@ -117,7 +117,7 @@ def test_what_was_written_is_told_in_order(
 
 
 def test_a_rollback_leaves_nothing_to_tell(
-    make_store: Callable[[], MemoryStore | LmdbStore],
+    make_store: Callable[[], Store],
 ) -> None:
     """What was undone was never written."""
     store = make_store()
@@ -135,7 +135,7 @@ def test_a_rollback_leaves_nothing_to_tell(
 
 
 def test_a_scan_looks_behind_what_was_deleted(
-    make_store: Callable[[], MemoryStore | LmdbStore],
+    make_store: Callable[[], Store],
 ) -> None:
     """The limit counts rows that there are, in both directions."""
     store = make_store()
@@ -165,22 +165,41 @@ def test_what_waits_for_the_disk_is_measured_without_what_was_undone() -> None:
     assert layer.bytes_total == 8
 
 
-def test_what_was_flushed_is_there_after_opening_again(tmp_path: Path) -> None:
+@pytest.fixture(params=["flushed memory", "lmdb"])
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], FlushedStore]:
+    """Return what opens a store over the same disk, again and again."""
+    disk = MemoryStateDisk()
+
+    def open_again() -> FlushedStore:
+        if request.param == "lmdb":
+            return LmdbStore(tmp_path, map_bytes=MAP_BYTES)
+        return FlushedMemoryStore(disk)
+
+    return open_again
+
+
+def test_what_was_flushed_is_there_after_opening_again(
+    open_store: Callable[[], FlushedStore],
+) -> None:
     """A flush is one transaction: it survives, and what came after it does not."""
-    store = LmdbStore(tmp_path, map_bytes=MAP_BYTES)
+    store = open_store()
     store.put(b"a", b"1")
     store.savepoint()
     store.flush()
     store.put(b"b", b"2")
+    store.savepoint()
+    assert store.begin_flush()
     store.close()
-    again = LmdbStore(tmp_path, map_bytes=MAP_BYTES)
+    again = open_store()
     assert (again.get(b"a"), again.get(b"b")) == (b"1", None)
     again.close()
 
 
-def test_reads_are_the_same_before_during_and_after_a_flush(tmp_path: Path) -> None:
+def test_reads_are_the_same_before_during_and_after_a_flush(
+    open_store: Callable[[], FlushedStore],
+) -> None:
     """Between the layers nothing is lost from sight and nothing comes back."""
-    store = LmdbStore(tmp_path, map_bytes=MAP_BYTES)
+    store = open_store()
     store.put(b"a", b"1")
     store.put(b"b", b"1")
     store.savepoint()
@@ -191,14 +210,39 @@ def test_reads_are_the_same_before_during_and_after_a_flush(tmp_path: Path) -> N
     store.savepoint()
     expected = [(b"a", b"2"), (b"c", b"2")]
     assert store.scan(b"a", b"z", 9) == expected
+    assert store.pending_bytes
     assert store.begin_flush()
+    assert (store.flushing, store.pending_bytes) == (True, 0)
     assert store.scan(b"a", b"z", 9) == expected
+    store.put(b"d", b"3")
+    store.savepoint()
     store.commit()
-    assert store.scan(b"a", b"z", 9) == expected
+    assert store.scan(b"a", b"d", 9) == expected
     store.end_flush()
-    assert store.scan(b"a", b"z", 9) == expected
-    assert not store.begin_flush()
+    assert store.scan(b"a", b"z", 9) == [*expected, (b"d", b"3")]
     store.close()
+    again = open_store()
+    assert again.scan(b"a", b"z", 9) == expected
+    assert not again.begin_flush()
+    again.close()
+
+
+def test_a_power_cut_may_take_the_last_transaction_and_no_other() -> None:
+    """The memory's disk can do what LMDB's may."""
+    disk = MemoryStateDisk()
+    store = FlushedMemoryStore(disk)
+    for value in (b"1", b"2", b"3"):
+        store.put(b"a", value)
+        store.put(b"b" + value, value)
+        store.savepoint()
+        store.flush()
+    disk.lose_last()
+    disk.lose_last()
+    assert FlushedMemoryStore(disk).scan(b"a", b"z", 9) == [
+        (b"a", b"2"),
+        (b"b1", b"1"),
+        (b"b2", b"2"),
+    ]
 
 
 def test_files_belong_to_their_owner_alone(tmp_path: Path) -> None:
