@@ -3,8 +3,13 @@
 A certificate proves a name; whether the name has a seat is in the configuration. Being told
 to have been removed is final, so it takes proof: a configuration that is committed, newer
 than the newest committed one that the other member knows of, and without its seat. Whoever
-is merely ahead of this member, or is being removed by an entry that may yet be cut off, is
-asked to come again.
+is being removed by an entry that may yet be cut off still has its seat.
+
+A member that knows a newer committed configuration than this one, which does not know it, is
+let in as a guest: it may be the leader, and the only one who can tell of the changes that
+this member has missed. A guest is listened to and answered, and counts for nothing: the name
+that it bears may stand for somebody else in the configuration here, whose promises it knows
+nothing about.
 """
 
 from __future__ import annotations
@@ -14,6 +19,7 @@ import logging
 from consensus.configuration import Configuration, Seat
 from consensus.errors import ChangeRefused
 from consensus.raft_configurations import Placed
+from consensus.raft_log import RaftLog
 from consensus.raft_members import Membership
 from consensus.raft_types import Introduction, MemberRemoved, Rejection
 from storage.invariant import invariant
@@ -44,16 +50,17 @@ def removal_text(member: str, index: int) -> str:
     )
 
 
-def own_seat(core: Membership, bootstrap: Configuration) -> Seat:
+def own_seat(member: str, log: RaftLog, applied_index: int, bootstrap: Configuration) -> Seat:
     """Return this member's seat at its start, and say where the file and the log differ.
 
     Raises:
         MemberRemoved: it has none.
     """
-    (_, in_force), (index, committed) = core.configuration, core.committed_configuration
-    seat = in_force.seat(core.member) or committed.seat(core.member)
+    in_force = log.configurations.current[1]
+    index, committed = log.configurations.at(applied_index)
+    seat = in_force.seat(member) or committed.seat(member)
     if seat is None:
-        raise MemberRemoved(removal_text(core.member, index))
+        raise MemberRemoved(removal_text(member, index))
     if _addresses(in_force) != _addresses(bootstrap):
         logger.warning(
             "The configuration file names the members %s, but this cluster has changed since: "

@@ -86,8 +86,9 @@ class Raft(RaftView):
         self._on_fatal = on_fatal
         self._log = RaftLog(journal, settings, applied_index, bootstrap)
         self._writer = JournalWriter(journal, self._log, environment, writer, self._end_write)
+        self._seat = own_seat(member, self._log, applied_index, bootstrap)
         self._transport = Transport(
-            member=member,
+            seat=self._seat,
             cluster=cluster,
             journal=journal,
             log=self._log,
@@ -111,7 +112,6 @@ class Raft(RaftView):
         self._in_flight = InFlight(settings)
         self._transfer = Transfer()
         self._peers: dict[str, Seat] = {}
-        self._seat = own_seat(self._core, bootstrap)
 
     # --- Life -------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ import msgspec
 WIRE_VERSION = 1
 
 NAME_CHARS_MAX = 128
+ADDRESS_CHARS_MAX = 300
 REASON_CHARS_MAX = 1000
 RECORDS_MAX = 65_536
 
@@ -35,10 +36,15 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
 
 class Hello(_Message, frozen=True, tag=0):
-    """Open a session: the first frame of a connection, in both directions."""
+    """Open a session: the first frame of a connection, in both directions.
+
+    With `seat_id` the disk is remembered for the seat that its member holds, and for no
+    other that its name has had or will have.
+    """
 
     disk_id: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
     last_index: Number
+    seat_id: Annotated[bytes, msgspec.Meta(max_length=16)] = b""
 
 
 class Append(_Message, frozen=True, tag=1):
@@ -196,7 +202,7 @@ def _check_records(term: int, message: Append) -> None:
 class Greeting(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """The first bytes of a connection: who dials, and whom it means to reach.
 
-    For the last two fields see `consensus.raft_types.Introduction`.
+    For the last three fields see `consensus.raft_types.Introduction`.
     """
 
     wire_version: Number
@@ -205,6 +211,7 @@ class Greeting(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     receiver: Name
     seat_id: Annotated[bytes, msgspec.Meta(max_length=16)] = b""
     configuration: Number = 0
+    address: Annotated[str, msgspec.Meta(max_length=ADDRESS_CHARS_MAX)] = ""
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

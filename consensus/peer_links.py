@@ -181,6 +181,7 @@ class Dialed(_Link):
             self._member,
             seat_id=introduction.seat_id,
             configuration=introduction.configuration,
+            address=introduction.address,
         )
         self.send(frames.encode_hand(greeting))
 

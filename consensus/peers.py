@@ -204,7 +204,7 @@ class PeerNetwork:
             )
         if proven not in (None, sender):
             raise PeerRefused(f"{sender!r} is not admitted (its certificate names {proven!r}).")
-        introduction = Introduction(greeting.seat_id, greeting.configuration)
+        introduction = Introduction(greeting.seat_id, greeting.configuration, greeting.address)
         rejection = self._listener.judge(sender, introduction)
         if rejection is not None:
             raise PeerRefused(rejection.reason, removed=rejection.removed)

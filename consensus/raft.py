@@ -129,9 +129,10 @@ class RaftCore(Rules, library.SyncObj):  # type: ignore[misc]
         self._others = []
         self._progress = {}
         self._rounds = {}
+        self._guests = {}
         self._progress_term = self._sequence = 0
         self._answering = (0, 0, 0)
-        self._transfer_campaign = False
+        self._transfer_campaign = self._barred = False
         # A leader whose disk does not answer falls silent, so that another may take over.
         self.silent = False
         self._commit = 0
@@ -192,6 +193,7 @@ class RaftCore(Rules, library.SyncObj):  # type: ignore[misc]
     def tick(self) -> None:
         """Let the library act on what arrived and on the time."""
         self._enter()
+        self._barred = False
         self._gate_campaign()
         # What there is to say is known per follower, so look with every tick.
         self._SyncObj__newAppendEntriesTime = _NEVER
@@ -239,7 +241,7 @@ class RaftCore(Rules, library.SyncObj):  # type: ignore[misc]
         self._enter()
         node = self._node_of(member)
         self._SyncObj__onNodeConnected(node)
-        if self.leads and member in self._progress:
+        if self.leads and member in self._progress and not self.is_guest(member):
             match_index = self._SyncObj__raftMatchIndex[node]
             self._start_over(node, match_index + 1 if match_index else self._log.last_index + 1)
 
@@ -259,6 +261,8 @@ class RaftCore(Rules, library.SyncObj):  # type: ignore[misc]
 
     def _translate(self, member: str, message: dict[str, Any]) -> None:
         """Post what the library itself says; everything else it could say has an override."""
+        if self.is_guest(member):
+            return
         node = self._nodes[member]
         match message["type"]:
             case "request_vote":
@@ -308,6 +312,12 @@ class RaftCore(Rules, library.SyncObj):  # type: ignore[misc]
         """T11: chance comes from the environment, so that a simulated run can be repeated."""
         spread_s = self._settings.election_max_s - self._settings.election_min_s
         return self._settings.election_min_s + spread_s * self._environment.random.random()
+
+    def _SyncObj__connectedToAnyone(self) -> bool:
+        """E5, E7: the last thing the library asks before it campaigns."""
+        return not self._barred and bool(
+            self._SyncObj__connectedNodes or not self._SyncObj__otherNodes
+        )
 
     def _SyncObj__getEntries(
         self, fromIDx: int | None, count: int | None = None, maxSizeBytes: int | None = None

@@ -32,12 +32,19 @@ class GuardedListener:
         self._seat = seat
 
     def introduction(self) -> Introduction:
-        return Introduction(self._seat.seat_id, self._core.committed_configuration[0])
+        seat = self._core.configuration[1].seat(self._seat.name) or self._seat
+        index = self._core.committed_configuration[0]
+        return Introduction(self._seat.seat_id, index, seat.address)
 
     def judge(self, member: str, introduction: Introduction) -> Rejection | None:
         core = self._core
-        in_force = core.configuration[1]
-        return rejection(member, introduction, in_force, core.committed_configuration)
+        in_force, committed = core.configuration[1], core.committed_configuration
+        found = rejection(member, introduction, in_force, committed)
+        if found is None or member == core.member or introduction.configuration <= committed[0]:
+            return found
+        core.take_guest(member, introduction)
+        self._wake()
+        return None
 
     def removed(self, member: str, reason: str) -> None:
         self._guarded(self._leave, f"Member {member} says: {reason}")

@@ -17,14 +17,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from consensus.configuration import Configuration, Seat, check_change, encode_configuration
+from consensus.configuration import (
+    SEATS_MAX,
+    Configuration,
+    Seat,
+    check_change,
+    encode_configuration,
+)
 from consensus.errors import ChangeRefused
 from consensus.raft_configurations import Placed
 from consensus.raft_election import Election
 from consensus.raft_log import RaftLog
 from consensus.raft_progress import Progress
 from consensus.raft_seams import MEMBERSHIP
-from consensus.raft_types import PeerProgress, RaftSettings
+from consensus.raft_types import Introduction, PeerProgress, RaftSettings
 from storage.clock import Environment
 
 
@@ -44,6 +50,8 @@ class Membership:
     _make_node: Callable[[str], Any]
     # The configurations in force and committed that the fields here were made from.
     _adopted: tuple[Configuration, Configuration] | None = None
+    # Who was let in without a seat here, with the configuration that it knows of.
+    _guests: dict[str, tuple[Seat, int]]
     # For each learner, what it has to reach in this round, and when the round began.
     _rounds: dict[str, tuple[int, float]]
 
@@ -83,8 +91,19 @@ class Membership:
 
     @property
     def peers(self) -> dict[str, Seat]:
-        """Return the seats to talk to: those in force, and those that may be yet again."""
-        return _seats(self.committed_configuration[1], self.configuration[1])
+        """Return the seats to talk to: those in force, those that may be yet again, and guests."""
+        guests = {name: seat for name, (seat, _) in self._guests.items()}
+        return _seats(self.committed_configuration[1], self.configuration[1]) | guests
+
+    def take_guest(self, member: str, introduction: Introduction) -> None:
+        """Listen to a member that knows more of the members than this one does."""
+        seat = Seat(member, introduction.address, "nonvoting", introduction.seat_id)
+        if len(self._guests) < SEATS_MAX:
+            self._guests[member] = (seat, introduction.configuration)
+
+    def is_guest(self, member: str) -> bool:
+        """Tell whether who bears this name is not the one that the configuration means."""
+        return member in self._guests
 
     @property
     def votes(self) -> bool:
@@ -103,7 +122,14 @@ class Membership:
             return
         self._adopted = wanted
         voters = wanted[0].voters
-        names = sorted(self.peers.keys() - {self._member})
+        seats = _seats(wanted[1], wanted[0])
+        index = self.committed_configuration[0]
+        self._guests = {
+            name: (guest, known)
+            for name, (guest, known) in self._guests.items()
+            if known > index and not _same(guest, seats.get(name))
+        }
+        names = sorted(seats.keys() - {self._member})
         self._others = [self._node_of(name) for name in names]
         self._election.set_voters(voters)
         self._SyncObj__otherNodes = {n for n in self._others if n.id in voters}
@@ -231,6 +257,10 @@ class Membership:
             if now_s - began_s <= self._settings.election_min_s:
                 return seat.name
         return None
+
+
+def _same(guest: Seat, seat: Seat | None) -> bool:
+    return seat is not None and seat.seat_id == guest.seat_id
 
 
 def _seats(*configurations: Configuration) -> dict[str, Seat]:

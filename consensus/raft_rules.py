@@ -52,6 +52,8 @@ class Rules(Membership):
     _answering: tuple[int, int, int]
     # Whether the next campaign is one that the leader asked for.
     _transfer_campaign: bool
+    # Whether the library must not campaign in this tick, whatever its deadline is.
+    _barred: bool
     # The highest index that is known to be committed, durable here or not.
     _commit_known: int
 
@@ -74,7 +76,7 @@ class Rules(Membership):
         Raises:
             SnapshotNeeded: this member cannot go on as it is.
         """
-        node = self._nodes[member]
+        node = self._node_of(member)
         match message:
             case frames.Append():
                 self._on_append(node, term, message)
@@ -207,7 +209,9 @@ class Rules(Membership):
         The library counts the candidate itself. One that is being removed is not counted, so
         the library hears of its votes when there are enough of them.
         """
-        if not self._is_current(term) or not self._election.count_vote(term, node.id):
+        if not self._is_current(term) or self.is_guest(node.id):
+            return
+        if not self._election.count_vote(term, node.id):
             return
         count = 1
         if not self.votes:
@@ -226,18 +230,24 @@ class Rules(Membership):
     def _on_pre_vote(self, node: Any, term: int, message: frames.PreVote) -> None:
         self._is_current(term)
         asked = self._log.hard_state.term + 1
-        if not message.granted or message.asked_term != asked:
+        if not message.granted or message.asked_term != asked or self.is_guest(node.id):
             return
         self._election.count_pre_vote(asked, node.id)
         if self._election.would_win(asked):
             self._SyncObj__raftElectionDeadline = float("-inf")
 
     def _gate_campaign(self) -> None:
-        """E5: before the library campaigns, ask whether a majority would vote at all."""
+        """E5, E7: before the library campaigns, ask whether a majority would vote at all.
+
+        The library reads the clock again. A deadline that passes just then is left to the
+        next tick, so that nothing slips through between the two readings.
+        """
         now_s = self._environment.monotonic_s()
         if self._SyncObj__raftState == LEADER or now_s <= self._SyncObj__raftElectionDeadline:
+            self._barred = True
             return
-        if not self.may_campaign:
+        self._barred = not self.may_campaign
+        if self._barred:
             self._SyncObj__transferInProgress = False
             self._SyncObj__raftElectionDeadline = now_s + self._SyncObj__generateRaftTimeout()
             return
@@ -247,6 +257,7 @@ class Rules(Membership):
             return
         if not self._SyncObj__otherNodes:
             return
+        self._barred = True
         self._SyncObj__raftElectionDeadline = now_s + self._SyncObj__generateRaftTimeout()
         self._election.ask(asked)
         for node in filter(self._SyncObj__otherNodes.__contains__, self._reachable()):
@@ -259,7 +270,7 @@ class Rules(Membership):
         if not self._is_current(term) or self._SyncObj__raftState != LEADER:
             return
         progress = self._progress.get(node.id)
-        if progress is None:
+        if progress is None or self.is_guest(node.id):
             return
         progress.answered_s = self._environment.monotonic_s()
         invariant(
@@ -369,4 +380,5 @@ class Rules(Membership):
         return self._in_contact(voters, now_s, within_s) >= self._election.majority
 
     def _reachable(self) -> list[Any]:
-        return [node for node in self._others if node in self._SyncObj__connectedNodes]
+        connected = self._SyncObj__connectedNodes
+        return [n for n in self._others if n in connected and not self.is_guest(n.id)]

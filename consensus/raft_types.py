@@ -210,11 +210,13 @@ class Introduction:
     """What a member says of itself to one that it dials.
 
     `configuration` is the index of the newest configuration that it knows to be committed:
-    who knows a newer one without this seat knows that the seat was given up.
+    who knows a newer one without this seat knows that the seat was given up. `address` is
+    where it is reached, for those who have not heard of it yet.
     """
 
     seat_id: bytes
     configuration: int
+    address: str
 
 
 @dataclass(frozen=True, slots=True)

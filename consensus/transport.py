@@ -33,6 +33,8 @@ HELD_MESSAGES_MAX = 10_000
 class Session:
     """One member, as seen over the present pair of connections to it."""
 
+    # Which of the seats that its name ever had it is about.
+    seat: Seat
     # The number of our connection to it; 0 while there is none.
     epoch: int = 0
     # The number it gave its connection to us; None before its Hello, or after a loss.
@@ -41,8 +43,6 @@ class Session:
     peer_epoch_max: int = 0
     # The change of our log that remembers its disk; its messages wait for that.
     admitted_at: int = 0
-    # Under what the journal remembers its disk: the name, and the seat if it is a later one.
-    disk_key: str = ""
     # Why it cannot take part; said again over every connection.
     refusal: str | None = None
     open: bool = False
@@ -64,14 +64,15 @@ class Transport:
     def __init__(
         self,
         *,
-        member: str,
+        seat: Seat,
         cluster: str,
         journal: Journal,
         log: RaftLog,
         network: Network,
         events: Events,
     ) -> None:
-        self._member = member
+        self._member = seat.name
+        self._seat_id = seat.seat_id
         self._cluster = cluster
         self._journal = journal
         self._log = log
@@ -95,13 +96,15 @@ class Transport:
         A seat that was given up and filled again is another member, whose disk is not known
         yet, even if the name is the same.
         """
-        keys = {n: disk_key(seat) for n, seat in sorted(seats.items()) if n != self._member}
-        for member in [n for n, s in self._sessions.items() if keys.get(n) != s.disk_key]:
-            self.disconnected_from(member)
-            self._network.close(member, "it has given up its seat")
-            del self._sessions[member]
-        for member, key in keys.items():
-            self._sessions.setdefault(member, Session(disk_key=key))
+        others = {name: seat for name, seat in sorted(seats.items()) if name != self._member}
+        for member, session in list(self._sessions.items()):
+            seat = others.get(member)
+            if seat is None or seat.seat_id != session.seat.seat_id:
+                self.disconnected_from(member)
+                self._network.close(member, "it has given up its seat")
+                del self._sessions[member]
+        for member, seat in others.items():
+            self._sessions.setdefault(member, Session(seat))
 
     # --- The network's events ---------------------------------------------------------
 
@@ -114,7 +117,7 @@ class Transport:
         self._close(member, session)
         self._epoch += 1
         session.epoch = self._epoch
-        hello = frames.Hello(self._journal.disk_id, self._log.last_index)
+        hello = frames.Hello(self._journal.disk_id, self._log.last_index, seat_id=self._seat_id)
         self._send(member, self._envelope(member, hello, 0))
         self._say_refusal(member, session)
         self._maybe_open(member, session)
@@ -167,15 +170,19 @@ class Transport:
     # --- Sessions ---------------------------------------------------------------------
 
     def _greet(self, member: str, session: Session, epoch: int, hello: frames.Hello) -> None:
-        known = self._disks.get(session.disk_key)
+        if hello.seat_id != session.seat.seat_id:
+            self._drop(member, "stranger", "it holds another seat than the one that is known")
+            return
+        key = disk_key(session.seat)
+        known = self._disks.get(key)
         if epoch <= session.peer_epoch_max and hello.disk_id == known:
             # Either the connection is over, or an older copy of its disk was put back.
             logger.warning("Member %s greets with the old number %d.", member, epoch)
             self.dropped["epoch"] = self.dropped.get("epoch", 0) + 1
             return
         if known is None:
-            self._log.note_disk(session.disk_key, hello.disk_id)
-            self._disks[session.disk_key] = hello.disk_id
+            self._log.note_disk(key, hello.disk_id)
+            self._disks[key] = hello.disk_id
             session.admitted_at = self._log.sequence
         elif known != hello.disk_id:
             session.refusal = (

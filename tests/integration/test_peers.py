@@ -32,7 +32,7 @@ class Ear:
         self.farewells: list[tuple[str, str]] = []
 
     def introduction(self) -> Introduction:
-        return Introduction(b"seat", 7)
+        return Introduction(b"seat", 7, "here:1")
 
     def judge(self, member: str, introduction: Introduction) -> Rejection | None:
         assert introduction.seat_id in (b"", b"seat")

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from consensus.configuration import first_configuration
+from consensus.configuration import encode_configuration, first_configuration
 from consensus.driver import Raft
 from consensus.errors import Overloaded
 from consensus.raft_types import Entry, NotLeader, RaftSettings
@@ -197,7 +197,9 @@ class RaftLife:
             expected = state[-1][0] + 1 if state else 1
             if entry.index != expected:
                 raise SafetyViolated(f"Entry {entry.index} was applied instead of {expected}.")
-            self._oracle.applied(self._remains.name, entry.index, entry.command)
+            self._oracle.applied(self._remains.name, entry.index, _content(entry))
+            if entry.configuration is not None:
+                self._oracle.configurations[entry.index] = entry.configuration
             state.append((entry.index, entry.command))
             command = self._waiting.pop(entry.index, None)
             if command is not None and command == entry.command:
@@ -209,3 +211,10 @@ class RaftLife:
     def _on_leadership(self, leads: bool) -> None:
         if leads:
             self._oracle.leads(self._remains.name, self.raft.term)
+
+
+def _content(entry: Entry) -> bytes:
+    """Return what of an entry has to be the same everywhere."""
+    if entry.configuration is None:
+        return entry.command
+    return b"members " + encode_configuration(entry.configuration)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 
+from consensus.configuration import Configuration
+
 
 class SafetyViolated(BaseException):
     """The cluster did something that no fault excuses."""
@@ -21,6 +23,8 @@ class Oracle:
         self.by_index: dict[int, bytes] = {}
         self.leaders: dict[int, str] = {}
         self.acknowledged: dict[bytes, int] = {}
+        # The configurations that were applied anywhere, by their index.
+        self.configurations: dict[int, Configuration] = {}
         self.counts: Counter[str] = Counter()
         self._trace = hashlib.sha256()
 
@@ -54,6 +58,18 @@ class Oracle:
         """A client was told that its command took effect."""
         self.note("acknowledged", member, index)
         self.acknowledged[command] = index
+
+    def check_configurations(self, first: Configuration) -> None:
+        """S16: majorities of configurations that follow on each other have a member in common."""
+        before = first
+        for index, after in sorted(self.configurations.items()):
+            quorums = len(before.voters) // 2 + len(after.voters) // 2 + 2
+            if quorums <= len(before.voters | after.voters):
+                raise SafetyViolated(
+                    f"At entry {index} the voters {sorted(before.voters)} become "
+                    f"{sorted(after.voters)}: either could decide without the other."
+                )
+            before = after
 
     def check_end(self, states: dict[str, list[bytes]]) -> None:
         """All members have the same state, with every acknowledged command in it once."""

@@ -199,7 +199,7 @@ class VirtualNetwork:
             return
         if self.links[a, b].blocked or self.links[b, a].blocked:
             return
-        if not (self._lets_in(a, b) and self._lets_in(b, a)):
+        if not all([self._lets_in(a, b), self._lets_in(b, a)]):
             # Whoever still wants to will try again.
             self._dial(a, b)
             return
@@ -278,7 +278,7 @@ class VirtualEnd:
         return 0 if link is None else link.queued_bytes
 
     def close(self, member: str, reason: str) -> None:
-        if member != self.member:
+        if (self.member, member) in self._network.links:
             self._network.reset(self.member, member)
 
 

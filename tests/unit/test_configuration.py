@@ -184,11 +184,11 @@ def test_a_configuration_that_is_not_understood_stops_the_member() -> None:
 def test_who_has_a_seat_is_let_in_and_who_lost_it_is_told() -> None:
     """E3, E10: a removal counts when it is committed, and for the seat that it was about."""
     removed = (9, THREE)
-    assert rejection("n1", Introduction(b"", 9), THREE, removed) is None
+    assert rejection("n1", Introduction(b"", 9, ""), THREE, removed) is None
     # In force only, or committed only: the change may yet go either way.
-    assert rejection("n4", Introduction(FOURTH.seat_id, 3), FOUR, (2, THREE)) is None
-    assert rejection("n4", Introduction(FOURTH.seat_id, 3), THREE, (3, FOUR)) is None
-    told = rejection("n4", Introduction(FOURTH.seat_id, 3), THREE, removed)
+    assert rejection("n4", Introduction(FOURTH.seat_id, 3, ""), FOUR, (2, THREE)) is None
+    assert rejection("n4", Introduction(FOURTH.seat_id, 3, ""), THREE, (3, FOUR)) is None
+    told = rejection("n4", Introduction(FOURTH.seat_id, 3, ""), THREE, removed)
     assert told is not None
     assert told.removed
     assert "as of entry 9" in told.reason
@@ -196,7 +196,7 @@ def test_who_has_a_seat_is_let_in_and_who_lost_it_is_told() -> None:
 
 def test_nobody_is_told_of_a_removal_by_who_knows_less() -> None:
     """A member that lags behind has not heard of the newcomer yet, and asks it to come again."""
-    told = rejection("n4", Introduction(FOURTH.seat_id, 9), THREE, (9, THREE))
+    told = rejection("n4", Introduction(FOURTH.seat_id, 9, ""), THREE, (9, THREE))
     assert told is not None
     assert not told.removed
 
@@ -204,7 +204,7 @@ def test_nobody_is_told_of_a_removal_by_who_knows_less() -> None:
 def test_a_name_that_was_given_away_again_is_not_the_one_it_was() -> None:
     """The old disk under the old name hears that its seat is gone."""
     again = FOUR.having(Seat("n4", "n4:7901", "learner", b"5" * 16))
-    told = rejection("n4", Introduction(FOURTH.seat_id, 3), again, (12, again))
+    told = rejection("n4", Introduction(FOURTH.seat_id, 3, ""), again, (12, again))
     assert told is not None
     assert told.removed
 
