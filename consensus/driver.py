@@ -36,6 +36,7 @@ from consensus.raft_types import (
 )
 from consensus.raft_view import RaftView
 from consensus.raft_writer import JournalWriter
+from consensus.read_rounds import Answer, ReadRounds
 from consensus.transport import Events, Transport
 from storage.clock import Environment
 
@@ -103,6 +104,7 @@ class Raft(RaftView):
             settings=settings,
             applied_index=applied_index,
         )
+        self._reads = ReadRounds(self._core)
         self._running = False
         self._woken = False
         self._timer: asyncio.TimerHandle | None = None
@@ -193,6 +195,15 @@ class Raft(RaftView):
         if not self.is_leader or self._transfer.under_way:
             raise NotLeader(None if self.is_leader else self.leader)
 
+    def confirm_read(self, answer: Answer) -> None:
+        """Call `answer` with the index that a reader has to wait for, or with None.
+
+        Raises:
+            Overloaded: too many wait for that already.
+        """
+        self._reads.ask(answer)
+        self._wake()
+
     def send(self, member: str, payload: bytes) -> bool:
         """Send a message to another member, past the journal; it may get lost on the way.
 
@@ -262,6 +273,8 @@ class Raft(RaftView):
         now_s = self._environment.monotonic_s()
         self._core.silent = self._writer.stalled_s() > self._settings.election_min_s
         self._core.tick()
+        if self._reads.advance():
+            self._wake()
         self._transfer.pursue(now_s, leads=self._core.leads, ask=self._core.transfer)
         if not self._transfer.under_way:
             promote(self._core)

@@ -179,6 +179,7 @@ class Dialed(_Link):
             self._network.cluster,
             self._network.member,
             self._member,
+            frames.WIRE_MINIMUM,
             seat_id=introduction.seat_id,
             configuration=introduction.configuration,
             address=introduction.address,

@@ -55,7 +55,7 @@ class Membership:
     # For each learner, what it has to reach in this round, and when the round began.
     _rounds: dict[str, tuple[int, float]]
 
-    _SyncObj__raftLeader: Any
+    _SyncObj__connectedNodes: set[Any]
     _SyncObj__otherNodes: set[Any]
     _SyncObj__readonlyNodes: set[Any]
     _SyncObj__raftNextIndex: dict[Any, int]
@@ -175,11 +175,32 @@ class Membership:
         of_this_term = self._log.term_at(quorum_index) == self._log.hard_state.term
         return max(self._commit, quorum_index) if of_this_term else self._commit
 
-    def _in_contact(self, voters: frozenset[str], now_s: float, within_s: float) -> int:
-        """Return how many of some voters have answered lately, this leader included."""
-        times = {name: progress.answered_s for name, progress in self._progress.items()}
-        heard = {n for n, time in times.items() if time is not None and now_s - time <= within_s}
-        return len((heard | {self._member}) & voters)
+    def _count(
+        self, wanted: Callable[[Progress], bool], voters: frozenset[str] | None = None
+    ) -> int:
+        """Return for how many voters something holds; this leader is one if it has a vote.
+
+        Learners and other members without a vote answer like everybody else, and do not count.
+        """
+        counted = self.configuration[1].voters if voters is None else voters
+        names = {name for name, progress in self._progress.items() if wanted(progress)}
+        return len((names | {self._member}) & counted)
+
+    def quorum_contact(self, now_s: float, within_s: float) -> bool:
+        """Tell whether a majority, or for a follower the leader, was heard lately."""
+        if not self.leads:
+            return self._election.silence_s(now_s) <= within_s
+        return self._count(_answered_since(now_s - within_s)) >= self._election.majority
+
+    def _reachable(self) -> list[Any]:
+        """Return the members of the configuration with an open session."""
+        connected = self._SyncObj__connectedNodes
+        return [n for n in self._others if n in connected and not self.is_guest(n.id)]
+
+    @property
+    def committed_in_term(self) -> bool:
+        """Tell whether an entry of this term is committed, hence all of its predecessors."""
+        return self._log.term_at(self._commit) == self._log.hard_state.term
 
     def peer_progress(self) -> dict[str, PeerProgress]:
         """Return how far each follower's log is known to agree with this leader's."""
@@ -211,7 +232,7 @@ class Membership:
             ChangeRefused: with the reason.
         """
         index, before = self.configuration
-        if self._log.term_at(self._commit) != self._log.hard_state.term:
+        if not self.committed_in_term:
             raise ChangeRefused(
                 "This leader has not committed an entry of its own term yet, so it may not know "
                 "of a change that is under way. Ask again in a moment."
@@ -228,9 +249,9 @@ class Membership:
             self._check_contact(after)
 
     def _check_contact(self, after: Configuration) -> None:
-        now_s, within_s = self._environment.monotonic_s(), self._settings.election_max_s
+        since_s = self._environment.monotonic_s() - self._settings.election_max_s
         majority = len(after.voters) // 2 + 1
-        contact = self._in_contact(after.voters, now_s, within_s)
+        contact = self._count(_answered_since(since_s), after.voters)
         if contact < majority:
             raise ChangeRefused(
                 f"Of the {len(after.voters)} voters there would be, {contact} answer at the "
@@ -257,6 +278,10 @@ class Membership:
             if now_s - began_s <= self._settings.election_min_s:
                 return seat.name
         return None
+
+
+def _answered_since(since_s: float) -> Callable[[Progress], bool]:
+    return lambda progress: progress.answered_s is not None and progress.answered_s >= since_s
 
 
 def _same(guest: Seat, seat: Seat | None) -> bool:

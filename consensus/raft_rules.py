@@ -273,6 +273,7 @@ class Rules(Membership):
         if progress is None or self.is_guest(node.id):
             return
         progress.answered_s = self._environment.monotonic_s()
+        progress.answered_sequence = max(progress.answered_sequence, message.sequence)
         invariant(
             message.next_index <= self._log.last_index + 1,
             "A leader has every entry that a follower has matched or committed.",
@@ -372,13 +373,14 @@ class Rules(Membership):
             self._say(node, frames.SnapshotRequired(self._log.first_index), self._log.hard_sequence)
             progress.heartbeat_due_s = now_s + self._settings.heartbeat_s
 
-    def quorum_contact(self, now_s: float, within_s: float) -> bool:
-        """Tell whether a majority, or for a follower the leader, was heard lately."""
-        if self._SyncObj__raftState != LEADER:
-            return self._election.silence_s(now_s) <= within_s
-        voters = self.configuration[1].voters
-        return self._in_contact(voters, now_s, within_s) >= self._election.majority
+    # --- Rounds of reads (see consensus.read_rounds) ------------------------------------
 
-    def _reachable(self) -> list[Any]:
-        connected = self._SyncObj__connectedNodes
-        return [n for n in self._others if n in connected and not self.is_guest(n.id)]
+    def begin_round(self) -> int:
+        """Have every follower answer once more; return the number that answers must exceed."""
+        for progress in self._progress.values():
+            progress.heartbeat_due_s = float("-inf")
+        return self._sequence
+
+    def round_answered(self, floor: int) -> bool:
+        """Tell whether a majority has answered messages sent after number `floor`."""
+        return self._count(lambda one: one.answered_sequence > floor) >= self._election.majority

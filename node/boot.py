@@ -32,6 +32,7 @@ from node.spool import Spool
 from storage.clock import Environment, SystemEnvironment
 from storage.journal import LmdbJournal
 from storage.lmdb_store import LmdbStore
+from storage.snapshot_store import LmdbSource
 
 logger = logging.getLogger(__name__)
 
@@ -132,6 +133,7 @@ async def _run(
     died: asyncio.Future[BaseException],
 ) -> int:
     settings = boot.settings
+    store = LmdbStore(boot.data_dir / "state")
     node = Node(
         settings,
         environment=environment,
@@ -142,10 +144,11 @@ async def _run(
             environment=environment,
         ),
         network=boot.network,
-        store=LmdbStore(boot.data_dir / "state"),
+        store=store,
         spool=Spool(boot.data_dir / "spool"),
         runner=runner,
         raft_settings=boot.raft,
+        source=LmdbSource(store, cluster=settings.cluster, environment=environment),
     )
     application = make_application(node, version=settings.version, registry=node.metrics.registry)
     await node.start()

@@ -8,6 +8,7 @@ import msgspec
 
 from api.cluster import ClusterStatus
 from api.zones import tzdata_version
+from consensus import features
 from consensus.driver import Raft
 from consensus.raft_types import Journal
 from consensus.timekeeper import Timekeeper
@@ -67,6 +68,8 @@ class SelfReport:
             counters=dict(machine.counters),
             slots=self._settings.slots,
             slots_used=self._worker.held_count,
+            feature_level=features.in_force(self._replica.store),
+            feature_level_supported=features.CURRENT,
         )
 
     def _caught_up(self) -> bool:

@@ -25,6 +25,7 @@ import lmdb
 import msgspec
 
 from storage.clock import Environment, new_id
+from storage.files import sync_directory
 from storage.journal_format import (
     FORMAT_VERSION,
     TRIM_RECORDS_MAX,
@@ -190,6 +191,8 @@ class LmdbJournal:
         self._env.close()
 
     def _put(self, transaction: lmdb.Transaction, batch: Batch) -> int:
+        if batch.base is not None:
+            return self._begin_anew(transaction, batch, batch.base)
         if batch.truncate_from is not None:
             for index in range(batch.truncate_from, self._last + 1):
                 transaction.delete(entry_key(index), db=self._entries)
@@ -201,13 +204,22 @@ class LmdbJournal:
             for index in range(first, kept):
                 transaction.delete(entry_key(index), db=self._entries)
             first = max(first, kept)
+        self._note_all(transaction, batch)
+        return first
+
+    def _begin_anew(self, transaction: lmdb.Transaction, batch: Batch, base: LogRecord) -> int:
+        transaction.drop(self._entries, delete=False)
+        transaction.put(entry_key(base[1]), encode_entry(base), db=self._entries)
+        self._note_all(transaction, batch)
+        return base[1]
+
+    def _note_all(self, transaction: lmdb.Transaction, batch: Batch) -> None:
         if batch.hard_state is not None:
             self._note(transaction, _HARD_STATE, [batch.hard_state.term, batch.hard_state.vote])
         for member, disk_id in batch.disks.items():
             self._note(transaction, _DISK + member.encode(), disk_id)
         if batch.configuration is not None:
             self._note(transaction, _CONFIGURATION, batch.configuration)
-        return first
 
     def _note(self, transaction: lmdb.Transaction, name: bytes, content: object) -> None:
         sealed = seal(name, msgspec.msgpack.encode(content))
@@ -235,8 +247,8 @@ class LmdbJournal:
         with self._changing() as transaction:
             self._note(transaction, _IDENTITY, identity)
             self._note(transaction, _HARD_STATE, [0, None])
-        _sync_directory(self._path)
-        _sync_directory(self._path.parent)
+        sync_directory(self._path)
+        sync_directory(self._path.parent)
         return identity
 
     def _verify(self) -> None:
@@ -335,12 +347,3 @@ def _pad(env: lmdb.Environment, file: Path) -> None:
     expected = (env.info()["last_pgno"] + 1) * int(env.stat()["psize"])
     if file.stat().st_size < expected:
         os.truncate(file, expected)
-
-
-def _sync_directory(path: Path) -> None:
-    """Make the names in a directory survive a power loss, too."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

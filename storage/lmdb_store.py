@@ -147,6 +147,15 @@ class LmdbStore:
             self.commit()
             self.end_flush()
 
+    def begin_read(self) -> lmdb.Transaction:
+        """Return a read transaction of its own over what was committed last.
+
+        It may be used in any one thread, and pins every page of that commit until it is
+        aborted, so whoever takes it has a bound for how long. It must end before `close`.
+        """
+        with _readable():
+            return self._environment.begin(buffers=False)
+
     def used_bytes(self) -> int:
         """Return the size of the file's used part."""
         info = self._environment.info()

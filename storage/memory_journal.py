@@ -40,6 +40,8 @@ class _Content:
 
     def apply(self, batch: Batch) -> None:
         check_batch(self.first_index, self.last_index, batch)
+        if batch.base is not None:
+            self.records = [batch.base]
         if batch.truncate_from is not None:
             del self.records[max(0, batch.truncate_from - self.first_index) :]
         self.records.extend(batch.records)

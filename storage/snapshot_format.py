@@ -25,6 +25,7 @@ from typing import Annotated, BinaryIO, TypeVar
 
 import msgspec
 
+from storage import models
 from storage.store import Row
 
 # Of the stream itself. A reader knows exactly one.
@@ -95,6 +96,28 @@ class SnapshotFooter(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
     sha256: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 
 
+def check_content(
+    header: SnapshotHeader, footer: SnapshotFooter, records: int, meta: bytes | None
+) -> None:
+    """Compare what was stored of a snapshot with what its header and footer say of it.
+
+    `meta` is the record in which the state machine says where it stands: the header was
+    made from it, and a state that disagrees with its own header belongs to no entry.
+
+    Raises:
+        SnapshotDamaged: records are missing, or the state is of another entry.
+    """
+    if records != footer.records:
+        raise SnapshotDamaged(f"{records} records were stored of {footer.records}.")
+    found = None if meta is None else models.decode_meta(meta)
+    expected = (header.index, header.term, header.state_hash)
+    if found is None or (found.applied_index, found.applied_term, found.state_hash) != expected:
+        raise SnapshotDamaged(
+            f"The snapshot says that it is of entry {header.index} in term {header.term}, its "
+            f"state says {found}."
+        )
+
+
 _encoder = msgspec.msgpack.Encoder()
 _decode_header = msgspec.msgpack.Decoder(SnapshotHeader).decode
 _decode_footer = msgspec.msgpack.Decoder(SnapshotFooter).decode
@@ -117,8 +140,7 @@ def encode_snapshot(
     """
     digest = sha256()
     size = number = records = 0
-    content = _MAGIC + _VERSION.pack(SNAPSHOT_VERSION) + _encoder.encode(header)
-    kind = HEADER
+    kind, content = HEADER, _header_content(header)
     for flat in _gather(rows, chunk_bytes):
         chunk = _pack(kind, number, content)
         digest.update(chunk)
@@ -131,6 +153,28 @@ def encode_snapshot(
     yield chunk
     footer = SnapshotFooter(records, size + len(chunk), digest.digest())
     yield _pack(FOOTER, number + 1, _encoder.encode(footer))
+
+
+def encode_header(header: SnapshotHeader) -> bytes:
+    """Return a header alone, as a chunk: for a file beside a state that came from it."""
+    return _pack(HEADER, 0, _header_content(header))
+
+
+def decode_header(chunk: bytes) -> SnapshotHeader:
+    """Return the header in such a chunk.
+
+    Raises:
+        SnapshotError: it is none, or of another version.
+    """
+    reader = SnapshotReader()
+    reader.take(chunk)
+    if reader.header is None:
+        raise SnapshotDamaged("The snapshot does not begin with its header.")
+    return reader.header
+
+
+def _header_content(header: SnapshotHeader) -> bytes:
+    return _MAGIC + _VERSION.pack(SNAPSHOT_VERSION) + _encoder.encode(header)
 
 
 def _gather(rows: Iterable[Row], chunk_bytes: int) -> Iterator[list[bytes]]:

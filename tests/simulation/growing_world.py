@@ -19,8 +19,9 @@ from consensus.raft_types import MemberRefused, MemberRemoved, NotLeader, RaftSe
 from storage.journal_format import Batch
 from storage.memory_journal import MemoryDisk
 from tests.simulation.raft_life import SETTINGS, Life, RaftLife, Remains
+from tests.simulation.raft_options import Options
 from tests.simulation.raft_oracle import Oracle, SafetyViolated
-from tests.simulation.raft_world import Options, World
+from tests.simulation.raft_world import World
 
 SPARE_NAMES = ("n4", "n5", "n6", "n7")
 VOTERS_MIN = 3

@@ -122,7 +122,7 @@ def _two_voters_at_once() -> list[Patch]:
     def check_change(before: Any, after: Any) -> None:
         invariant(after.voters, "Somebody decides.", before=before)
 
-    return [(raft_members, "check_change", check_change)]  # type: ignore[list-item]
+    return [(raft_members, "check_change", check_change)]
 
 
 def _newcomers_vote_at_once() -> list[Patch]:

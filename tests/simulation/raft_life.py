@@ -94,6 +94,7 @@ class Life(Protocol):
     def kill(self, *, power_loss: bool) -> None: ...
     def transfer(self) -> None: ...
     def pause(self, seconds: float) -> None: ...
+    def resume(self) -> None: ...
     def trim(self) -> None: ...
 
 
@@ -128,7 +129,7 @@ class RaftLife:
             environment=self._environment,
             settings=settings,
             applied_index=remains.state[-1][0] if remains.state else 0,
-            apply=self._apply,
+            apply=self.apply,
             receive=self._receive,
             on_leadership=self._on_leadership,
             on_fatal=lambda error: on_fatal(remains.name, error),
@@ -158,6 +159,9 @@ class RaftLife:
     def pause(self, seconds: float) -> None:
         self.raft.pause()
         self._loop.call_later(seconds, self.raft.resume)
+
+    def resume(self) -> None:
+        self.raft.resume()
 
     def transfer(self) -> None:
         if self.leads:
@@ -191,7 +195,8 @@ class RaftLife:
             self._remains.flushed = len(self._remains.state)
         return self._environment.random.uniform(*self._remains.sync_s)
 
-    def _apply(self, entries: Sequence[Entry]) -> None:
+    def apply(self, entries: Sequence[Entry]) -> None:
+        """Take committed entries, as the state of a member does."""
         state = self._remains.state
         for entry in entries:
             expected = state[-1][0] + 1 if state else 1

@@ -287,6 +287,20 @@ def test_a_learner_is_replicated_to_and_not_counted(make: MakeHand) -> None:
     assert committed(hand)
 
 
+def test_a_read_is_confirmed_by_voters_alone(make: MakeHand) -> None:
+    """A learner's answer says nothing about whether another leader was elected."""
+    hand = settled(make, 2)
+    hand.core.change(hand.core.configuration[1].having(FOURTH))
+    hand.connect("n4")
+    commit_all(hand)
+    floor = hand.core.begin_round()
+    hand.core.tick()
+    hand.confirm("n4")
+    assert not hand.core.round_answered(floor)
+    hand.confirm("n2")
+    assert hand.core.round_answered(floor)
+
+
 def test_a_learner_that_has_caught_up_is_ready_to_vote(make: MakeHand) -> None:
     """E7: not before it has what the log held, in a round shorter than an election."""
     hand = settled(make)
