@@ -105,14 +105,16 @@ class JobClients:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 answer = await _send(node, job, kind, value, expected)
-        except aiohttp.ClientConnectorError:
-            self._history.end(call, Outcome.UNDONE)
-            return
-        except (aiohttp.ClientError, ConnectionError, TimeoutError):
-            self._history.end(call, Outcome.UNKNOWN)
+        except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+            # Also where no connection could be made: the library may have sent the request
+            # over an older one before, and tries once more by itself.
+            self._history.end(call, Outcome.UNKNOWN, detail=type(error).__name__)
             return
         outcome, revision, shown = _understood(kind, answer)
-        self._history.end(call, outcome, revision=revision, value=shown)
+        detail = f"{answer.status}"
+        if answer.status >= 400:
+            detail += f" {answer.body['code']}"
+        self._history.end(call, outcome, revision=revision, value=shown, detail=detail)
         if revision is not None:
             self._seen[client, job] = revision
 
