@@ -308,7 +308,7 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "Member": _shown(
         name=TEXT,
-        status=_choice(("accepting", "not_accepting", "lost")),
+        status=_choice(("accepting", "not_accepting", "lost", "left")),
         incarnation=TEXT,
         lease_until=TIME,
         joined_at=TIME,
@@ -321,6 +321,7 @@ SCHEMAS: dict[str, Schema] = {
         labels={"type": "object", "additionalProperties": TEXT},
     ),
     "MemberPage": _page("Member"),
+    "Draining": _shown(name=TEXT, status=_choice(("draining",))),
     "Status": _shown(status=TEXT),
     "Version": _shown(version=TEXT, python=TEXT, aiohttp=TEXT, tzdata=TEXT),
     "Document": {"type": "object"},
