@@ -101,12 +101,11 @@ class Node:
         self.replica = Replica(
             store, environment, Listeners(self._take_results), self.fail, state_writer
         )
-        # The cluster's clock as it was last moved here, and when that was.
-        self._clock_seen = (self.replica.machine.clock_ms, environment.monotonic_s())
+        self.timekeeper.log_said(self.replica.machine.clock_ms)
         self._proposer = Proposer(
             session=new_id(environment),
             environment=environment,
-            clock_ms=self._stamp_ms,
+            clock_ms=self.timekeeper.stamp_ms,
             message_kind=BATCH_KIND,
         )
         self.raft = raft_class(
@@ -158,7 +157,7 @@ class Node:
         self._services = Services(duties, self.fail)
         listeners = self.replica.listeners
         listeners.effects += [self._take_effects, self.metrics.applied]
-        listeners.applied += [self._note_clock, lambda _: self._proposer.progress()]
+        listeners.applied.append(self._applied)
         listeners.flushed = self.raft.trim
 
     # --- Life ------------------------------------------------------------------------------
@@ -207,26 +206,6 @@ class Node:
     async def wait_applied(self, index: int, *, timeout_s: float) -> bool:
         return await self.replica.wait_applied(index, timeout_s=timeout_s)
 
-    def _stamp_ms(self) -> int:
-        """Return the time for an entry: the cluster's, which never runs backwards.
-
-        It may not leap ahead with the clock of one member, for it would stay there: what
-        is retried or triggered would wait until the true time has caught up. So a time
-        that nobody has confirmed is not used. Nor may it stand still, for leases end by
-        it; so it moves on at half the speed of a clock that does not jump, which is slow
-        enough for the true time to catch up.
-        """
-        clock_ms, since_s = self._clock_seen
-        carried_ms = clock_ms + int((self.environment.monotonic_s() - since_s) * 500)
-        if clock_ms and not self.timekeeper.confirmed:
-            return carried_ms
-        return max(carried_ms, self.timekeeper.cluster_ms())
-
-    def _note_clock(self, _: int) -> None:
-        clock_ms = self.replica.machine.clock_ms
-        if clock_ms != self._clock_seen[0]:
-            self._clock_seen = (clock_ms, self.environment.monotonic_s())
-
     def now_ms(self) -> int:
         """Return the time of day as the cluster has it."""
         return max(self.replica.machine.clock_ms, self.timekeeper.cluster_ms())
@@ -254,6 +233,10 @@ class Node:
         self._proposer.progress()
 
     # --- What the log says ------------------------------------------------------------------
+
+    def _applied(self, _: int) -> None:
+        self.timekeeper.log_said(self.replica.machine.clock_ms)
+        self._proposer.progress()
 
     def _take_results(self, results: list[BatchResults]) -> None:
         for session, sequence, outcome in results:
