@@ -6,7 +6,7 @@ followed, as it is the slewing of a time daemon. A jump is believed when the oth
 agree with it, or when nobody contradicts it for a while; until then the member holds on to
 the time it had, says that its clock is suspect, and claims nothing.
 
-Members tell each other their time once a heartbeat. What the median of all of them
+Members ask each other for their time once a heartbeat. What the median of all of them
 (including this one) says is the cluster's time of day; who is further off it than the
 permitted skew is suspect as well. So is who has not heard enough others lately to be a
 majority together with them: a machine that comes up may have any time whatever. Where two members
@@ -27,6 +27,8 @@ SLEW_MS_MAX = 250
 ALONE_S = 5.0
 # An offset that was not confirmed for so long says nothing any more.
 OFFSET_AGE_S_MAX = 10.0
+# What was on its way for longer makes a member look as far behind.
+ROUND_TRIP_MS_MAX = 1_000
 # Clocks run at the same rate within a percent, so this much of what one shows has gone by.
 RATE_MIN = 0.99
 # The cluster's clock moves on at least so fast, that leases end whatever the members'
@@ -112,12 +114,19 @@ class Timekeeper:
             if now_s - seen_s <= OFFSET_AGE_S_MAX
         ]
 
-    def heard(self, member: str, their_now_ms: int) -> bool:
-        """Take note of another member's time, just received; return whether it is news."""
-        now_s = self._environment.monotonic_s()
-        _, seen_s = self._offsets.get(member, (0, now_s - 2 * OFFSET_AGE_S_MAX))
-        self._offsets[member] = (their_now_ms - self.now_ms(), now_s)
-        return now_s - seen_s > OFFSET_AGE_S_MAX
+    def answered(self, member: str, asked_ms: int, their_now_ms: int) -> None:
+        """Take another member's answer to a question that this one asked at `asked_ms`.
+
+        That is on this member's monotonic clock. An answer that was long on its way, or
+        waited while this process was stopped, says nothing about the present.
+        """
+        round_trip_ms = self._environment.monotonic_s() * 1000 - asked_ms
+        if 0 <= round_trip_ms <= ROUND_TRIP_MS_MAX:
+            self.heard(member, their_now_ms)
+
+    def heard(self, member: str, their_now_ms: int) -> None:
+        """Take note of another member's time, just received."""
+        self._offsets[member] = (their_now_ms - self.now_ms(), self._environment.monotonic_s())
 
     def check(self) -> None:
         """Compare with the wall clock; to be called about once a second."""

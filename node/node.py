@@ -51,7 +51,7 @@ from storage.store import FlushedStore, View
 
 logger = logging.getLogger(__name__)
 
-BATCH_KIND, TIME_KIND = b"b", b"t"
+BATCH_KIND, TIME_ASKED_KIND, TIME_KIND = b"b", b"a", b"t"
 MEMBERS_MAX = 100
 CATCH_UP_ENTRIES = 1_000  # a member this far behind is not ready
 
@@ -146,7 +146,7 @@ class Node:
         )  # fmt: skip
         self.heartbeat = HeartbeatService(
             self, lease, self.timekeeper, environment, settings.heartbeat_ms,
-            self._make_heartbeat, self._on_renewed, self._on_given_up, self._tell_time,
+            self._make_heartbeat, self._on_renewed, self._on_given_up, self._ask_time,
         )  # fmt: skip
         self.reaper = Reaper(self, self.view, environment, settings.lease_ms)
         self.reaper.own = self._incarnation
@@ -218,15 +218,17 @@ class Node:
         kind, content = payload[:1], payload[1:]
         if kind == BATCH_KIND:
             self._proposer.receive(content)
-        elif kind == TIME_KIND and self.timekeeper.heard(member, int.from_bytes(content, "big")):
-            self._tell_time_to(member, self.timekeeper.now_ms())
+        elif kind == TIME_ASKED_KIND:
+            now_ms = self.timekeeper.now_ms()
+            self.raft.send(member, TIME_KIND + content + now_ms.to_bytes(8, "big"))
+        elif kind == TIME_KIND:
+            asked_ms, now_ms = (int.from_bytes(part, "big") for part in (content[:8], content[8:]))
+            self.timekeeper.answered(member, asked_ms, now_ms)
 
-    def _tell_time(self, now_ms: int) -> None:
+    def _ask_time(self) -> None:
+        asked_ms = int(self.environment.monotonic_s() * 1000)
         for member in self.settings.voters - {self.settings.name}:
-            self._tell_time_to(member, now_ms)
-
-    def _tell_time_to(self, member: str, now_ms: int) -> None:
-        self.raft.send(member, TIME_KIND + now_ms.to_bytes(8, "big"))
+            self.raft.send(member, TIME_ASKED_KIND + asked_ms.to_bytes(8, "big"))
 
     def _on_leadership(self, leads: bool) -> None:
         logger.info("This member %s.", "leads" if leads else "does not lead")

@@ -71,12 +71,24 @@ def test_a_machine_that_comes_up_is_trusted_when_a_majority_agrees_with_it() -> 
     environment = ManualEnvironment()
     time = Timekeeper(environment, 500, others_min=1)
     assert (time.confirmed, time.suspect) == (False, True)
-    assert time.heard("n2", time.now_ms() + 20)
+    time.heard("n2", time.now_ms() + 20)
     assert (time.confirmed, time.suspect) == (True, False)
-    assert not time.heard("n2", time.now_ms() + 20)
     environment.advance(11)
     assert (time.confirmed, time.suspect) == (False, True)
-    assert time.heard("n2", time.now_ms())
+
+
+def test_an_answer_that_took_too_long_says_nothing() -> None:
+    """A process that was stopped finds old answers waiting, and must not believe them."""
+    environment = ManualEnvironment()
+    time = Timekeeper(environment, 500, others_min=1)
+    asked_ms, their_ms = int(environment.monotonic_s() * 1000), time.now_ms()
+    environment.advance(5)
+    time.answered("n2", asked_ms, their_ms)
+    assert not time.confirmed
+    time.answered("n2", asked_ms + 10_000, their_ms)
+    assert not time.confirmed
+    time.answered("n2", int(environment.monotonic_s() * 1000), time.now_ms())
+    assert time.confirmed
 
 
 def test_the_time_of_the_cluster_is_what_the_median_says() -> None:
