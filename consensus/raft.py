@@ -131,7 +131,7 @@ class RaftCore(Rules, library.SyncObj):  # type: ignore[misc]
         self._progress = {}
         self._progress_term = self._sequence = 0
         self._answering = (0, 0, 0)
-        self._transfer_campaign = False
+        self._transfer_campaign = self._barred = False
         # A leader whose disk does not answer falls silent, so that another may take over.
         self.silent = False
         self._commit = 0
@@ -321,6 +321,10 @@ class RaftCore(Rules, library.SyncObj):  # type: ignore[misc]
         """T11: chance comes from the environment, so that a simulated run can be repeated."""
         spread_s = self._settings.election_max_s - self._settings.election_min_s
         return self._settings.election_min_s + spread_s * self._environment.random.random()
+
+    def _SyncObj__connectedToAnyone(self) -> bool:
+        """E5: the last thing the library asks before it campaigns."""
+        return not self._barred and bool(self._SyncObj__connectedNodes or not self._others)
 
     def _SyncObj__getEntries(
         self, fromIDx: int | None, count: int | None = None, maxSizeBytes: int | None = None

@@ -51,6 +51,8 @@ class Rules:
     _answering: tuple[int, int, int]
     # Whether the next campaign is one that the leader asked for.
     _transfer_campaign: bool
+    # Whether the library must not campaign in this tick, whatever its deadline is.
+    _barred: bool
     # The highest index that is known to be committed, durable here or not.
     _commit_known: int
 
@@ -222,14 +224,21 @@ class Rules:
             self._SyncObj__raftElectionDeadline = float("-inf")
 
     def _gate_campaign(self) -> None:
-        """E5: before the library campaigns, ask whether a majority would vote at all."""
+        """E5: before the library campaigns, ask whether a majority would vote at all.
+
+        The library reads the clock again. A deadline that passes just then is left to the
+        next tick, so that nothing slips through between the two readings.
+        """
         now_s = self._environment.monotonic_s()
         if self._SyncObj__raftState == LEADER or now_s <= self._SyncObj__raftElectionDeadline:
+            self._barred = True
             return
+        self._barred = False
         self._transfer_campaign = self._SyncObj__transferInProgress
         asked = self._log.hard_state.term + 1
         if self._transfer_campaign or self._election.would_win(asked) or not self._others:
             return
+        self._barred = True
         self._SyncObj__raftElectionDeadline = now_s + self._SyncObj__generateRaftTimeout()
         self._election.ask(asked)
         for node in self._reachable():

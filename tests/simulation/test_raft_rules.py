@@ -13,6 +13,7 @@ from consensus.raft_log import MARK_EVERY
 from consensus.raft_types import RaftSettings, SnapshotNeeded
 from storage.invariant import InvariantViolated
 from tests.simulation.raft_hand import Hand, Said, command
+from tests.simulation.virtual_loop import READ_COST_S
 
 
 class MakeHand(Protocol):
@@ -229,6 +230,19 @@ def test_who_would_lose_does_not_campaign(make: MakeHand) -> None:
     assert hand.core.term == 0
     kinds = {type(said.message) for said in hand.said}
     assert kinds == {frames.PreVoteRequest}
+
+
+def test_a_deadline_that_passes_in_a_tick_starts_nothing(make: MakeHand) -> None:
+    """E5: the library looks at the clock once more, and may not campaign unasked by that."""
+    for reads in range(1, 20):
+        hand = make()
+        hand.connect()
+        deadline_s = hand.core.next_deadline_s()
+        hand.loop.advance(deadline_s - hand.environment.monotonic_s() - reads * READ_COST_S)
+        for _ in range(reads):
+            hand.core.tick()
+        assert hand.core.term == 0
+        assert {type(said.message) for said in hand.said} <= {frames.PreVoteRequest}
 
 
 @pytest.mark.parametrize(
