@@ -114,7 +114,9 @@ class Node(Face):
         # locks on the data directory and of the runner have proven it.
         self._supersedes = True
         self.timekeeper = Timekeeper(
-            environment, settings.clock_skew_ms_max, len(settings.voters) // 2
+            environment,
+            settings.clock_skew_ms_max,
+            lambda: len(self.raft.configuration.voters) // 2,
         )
         self.replica = Replica(
             store, environment, Listeners(self._take_results), self.fail, state_writer
@@ -142,10 +144,10 @@ class Node(Face):
             message_kind=BATCH_KIND,
             level=self._level,
         )
-        self._mailbox = Mailbox(lambda: settings.voters - {settings.name})
+        self._mailbox = Mailbox(lambda: self.raft.configuration.names - {settings.name})
         self.raft = raft_class(
             member=settings.name,
-            voters=settings.voters,
+            bootstrap=settings.bootstrap,
             cluster=settings.cluster,
             journal=self._journal,
             network=network,
@@ -167,7 +169,7 @@ class Node(Face):
         check = StateCheck(
             self.settings.name,
             self.environment,
-            voters=lambda: self.settings.voters,
+            voters=lambda: self.raft.configuration.voters,
             own_marks=lambda: self.replica.machine.marks,
         )
         return StateGuard(check, lambda marks: self._mailbox.tell_all(MARKS_KIND, marks), self.fail)
@@ -179,7 +181,7 @@ class Node(Face):
             Marks(low_bytes=settings.disk_low_bytes, critical_bytes=settings.disk_critical_bytes),
             self.environment,
             self.raft,
-            voters=lambda: settings.voters,
+            voters=lambda: self.raft.configuration.voters,
             tell=lambda state: self._mailbox.tell_all(DISK_KIND, state),
             on_critical=self.leave,
         )
@@ -214,7 +216,9 @@ class Node(Face):
         cleaner = Cleaner(
             self, settings.output_kept_ms, self.timekeeper.now_ms, lambda: self.raft.is_leader
         )
-        levels = LevelService(self, self.view, settings.voters, lambda: self.raft.is_leader)
+        levels = LevelService(
+            self, self.view, lambda: self.raft.configuration.names, lambda: self.raft.is_leader
+        )
         duties = (self.heartbeat, self.due_loop, self.reporter, self.reaper, cleaner, levels)
         watches = () if self._disk_watch is None else (self._disk_watch,)
         self._services = Services((*duties, *watches), self.fail)

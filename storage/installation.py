@@ -88,7 +88,9 @@ def _begin_journal_anew(journal: LmdbJournal, header: SnapshotHeader) -> None:
         # What this member has said to others, votes included, belongs to the durable term.
         hard_state = HardState(header.term)
     base = (EMPTY_PAYLOAD, header.index, header.term)
-    journal.write(Batch(base=base, hard_state=hard_state))
+    # What the members were as of the snapshot; the entries that said so are not in this log.
+    members = (header.index, header.configuration) if header.configuration else None
+    journal.write(Batch(base=base, hard_state=hard_state, configuration=members))
 
 
 def _exchange(data_dir: Path, passed: Callable[[str], None]) -> None:

@@ -13,13 +13,15 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from consensus.configuration import first_configuration
 from consensus.context import Effects
 from consensus.driver import Raft
 from consensus.errors import ConsensusError, NoQuorum, OutcomeUnknown
 from consensus.machine import BatchResults
-from consensus.raft_types import RaftSettings, SnapshotNeeded
+from consensus.raft_types import Introduction, RaftSettings, Rejection, SnapshotNeeded
+from consensus.raft_types import Listener as RaftListener
 from node.executors.command import CommandExecutor
 from node.executors.protocol import Services
 from node.executors.registry import Registry
@@ -102,6 +104,16 @@ class _Posted:
         self._process = process
         self._listener = listener
 
+    def introduction(self) -> Introduction:
+        return cast(RaftListener, self._listener).introduction()
+
+    def judge(self, member: str, introduction: Introduction) -> Rejection | None:
+        with self._process.entered():
+            return cast(RaftListener, self._listener).judge(member, introduction)
+
+    def removed(self, member: str, reason: str) -> None:
+        self._process.post(cast(RaftListener, self._listener).removed, member, reason)
+
     def connected(self, member: str) -> None:
         self._process.post(self._listener.connected, member)
 
@@ -158,7 +170,7 @@ class MemberLife:
             NodeSettings(
                 name=name,
                 cluster="simulated",
-                voters=around.voters,
+                bootstrap=first_configuration(dict.fromkeys(around.voters, "")),
                 http_address=name,
                 version="0",
                 slots=around.slots,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from consensus.configuration import encode_configuration, first_configuration
 from consensus.driver import Raft
 from consensus.errors import Overloaded
 from consensus.raft_types import Entry, NotLeader, RaftSettings
@@ -122,7 +123,7 @@ class RaftLife:
         self._end = network.end(remains.name)
         self.raft = PausableRaft(
             member=remains.name,
-            voters=remains.voters,
+            bootstrap=first_configuration({name: f"{name}:7901" for name in remains.voters}),
             cluster="simulated",
             journal=MemoryJournal(remains.disk),
             network=self._end,
@@ -206,7 +207,9 @@ class RaftLife:
             expected = state[-1][0] + 1 if state else 1
             if entry.index != expected:
                 raise SafetyViolated(f"Entry {entry.index} was applied instead of {expected}.")
-            self._oracle.applied(self._remains.name, entry.index, entry.command)
+            self._oracle.applied(self._remains.name, entry.index, _content(entry))
+            if entry.configuration is not None:
+                self._oracle.configurations[entry.index] = entry.configuration
             state.append((entry.index, entry.command))
             command = self._waiting.pop(entry.index, None)
             if command is not None and command == entry.command:
@@ -236,3 +239,10 @@ class ReadLife(RaftLife):
     def _receive(self, member: str, payload: bytes) -> None:
         super()._receive(member, payload)
         self.reads.receive(member, payload)
+
+
+def _content(entry: Entry) -> bytes:
+    """Return what of an entry has to be the same everywhere."""
+    if entry.configuration is None:
+        return entry.command
+    return b"members " + encode_configuration(entry.configuration)

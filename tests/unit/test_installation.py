@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from consensus.configuration import encode_configuration, first_configuration
 from consensus.context import Effects
 from consensus.machine import Machine
 from consensus.raft_log import RaftLog
@@ -30,6 +31,7 @@ from tests.support.random_world import RandomWorld
 
 ENVIRONMENT = SystemEnvironment()
 MAP_BYTES = 64 * 1024 * 1024
+MEMBERS = encode_configuration(first_configuration({"m": ""}))
 TERM = 3
 
 
@@ -52,7 +54,7 @@ def rows_of(store: LmdbStore) -> list[Row]:
 def chunks_of(store: LmdbStore, chunk_bytes: int = 2_000) -> list[bytes]:
     """The chunks of a snapshot of a state."""
     source = LmdbSource(store, cluster="c", environment=ENVIRONMENT)
-    stream = source.open(lambda index: b"of %d" % index, chunk_bytes)
+    stream = source.open(lambda _: MEMBERS, chunk_bytes)
     assert stream is not None
     chunks = []
     while (chunk := stream.next_chunk()) is not None:
@@ -107,7 +109,9 @@ def boot(data_dir: Path, passed: Callable[[str], None] = lambda step: None) -> l
     try:
         finish_installation(data_dir, journal, passed)
         store = LmdbStore(data_dir / STATE, map_bytes=MAP_BYTES)
-        RaftLog(journal, RaftSettings(), Machine(store).applied_index)
+        RaftLog(
+            journal, RaftSettings(), Machine(store).applied_index, first_configuration({"m": ""})
+        )
         rows = rows_of(store)
         store.close()
     finally:

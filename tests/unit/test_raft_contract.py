@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pysyncobj import syncobj as library
 
-from consensus import raft, raft_rules
+from consensus import raft, raft_members, raft_rules, raft_seams
 from consensus.raft_types import RaftSettings
 from storage.journal_format import EMPTY_PAYLOAD, REGULAR_KIND
 
@@ -76,7 +76,7 @@ def test_an_attribute_behind_a_property_is_assigned_by_the_library(name: str) ->
     assert name in own_attributes(constructor)
 
 
-@pytest.mark.parametrize("module", [raft, raft_rules])
+@pytest.mark.parametrize("module", [raft, raft_rules, raft_members])
 def test_every_private_name_in_use_exists_in_the_library(module: object) -> None:
     """Our code reads and sets nothing that the library does not have."""
     assert isinstance(BASE, ast.ClassDef)
@@ -123,6 +123,12 @@ def test_no_code_of_the_library_that_we_can_reach_unpickles() -> None:
     assert "serialized" not in source
 
 
+def test_the_kinds_of_entries_have_the_numbers_of_the_library() -> None:
+    """What the library appends as a kind is read back as that kind."""
+    kinds = library._COMMAND_TYPE
+    assert (raft_seams.REGULAR, raft_seams.MEMBERSHIP) == (kinds.REGULAR, kinds.MEMBERSHIP)
+
+
 def test_another_text_of_the_library_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,5 +164,5 @@ def test_settings_that_contradict_each_other_are_refused(
 
 def test_the_kinds_of_entries_are_those_of_the_library() -> None:
     """Other modules tell commands from the rest by the first byte, without the library."""
-    assert REGULAR_KIND == raft.REGULAR
+    assert REGULAR_KIND == library._COMMAND_TYPE.REGULAR
     assert bytes([library._COMMAND_TYPE.NO_OP]) == EMPTY_PAYLOAD
