@@ -40,7 +40,7 @@ class Faults:
             (self._one_way, 2),
             (self._slow_links, 2),
             (self._reset_links, 3),
-            (self._slow_disk, 2),
+            (self._slow_disk, 10 if often else 2),
             (self._transfer, 1),
             (self._trim, 3),
             (self._pause, 2),
