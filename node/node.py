@@ -47,6 +47,7 @@ from node.services.levels import LevelService
 from node.services.reaper import Reaper
 from node.services.reporter import Reporter
 from node.services.service import Services
+from node.services.steward import Steward
 from node.services.worker import Worker
 from node.settings import NodeSettings
 from node.spool import Spool
@@ -181,7 +182,10 @@ class Node:
         levels = LevelService(
             self, self.view, lambda: self.raft.configuration.names, lambda: self.raft.is_leader
         )
-        duties = (self.heartbeat, self.due_loop, self.reporter, self.reaper, cleaner, levels)
+        steward = Steward(self.raft, self.view, settings.name)
+        duties = (
+            self.heartbeat, self.due_loop, self.reporter, self.reaper, cleaner, levels, steward,
+        )  # fmt: skip
         self._services = Services(duties, self.fail)
         listeners = self.replica.listeners
         listeners.effects += [self._take_effects, self.metrics.applied]
