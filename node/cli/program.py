@@ -51,10 +51,17 @@ RUN = Entry(
     },
 )
 CLUSTER = Entry(
-    "Look at the cluster, or prepare a new one.",
+    "Look at the cluster, prepare a new one, change its members.",
     commands={
         "status": Entry("Show how a node sees the cluster.", "node.cli.cluster_commands:status"),
         "init": Entry("Make certificates and a cluster.toml.", "node.cli.cluster_init:init"),
+        "token": Entry("Let a new member join once.", "node.cli.cluster_token:token"),
+        "join": Entry("Join a cluster with a token.", "node.cli.cluster_join:join"),
+        "replace": Entry("Put one member in another's place.", "node.cli.cluster_token:replace"),
+        "remove": Entry("Remove a member for good.", "node.cli.cluster_members:remove"),
+        "promote": Entry("Give a member a vote.", "node.cli.cluster_members:promote"),
+        "demote": Entry("Take a member's vote away.", "node.cli.cluster_members:demote"),
+        "move": Entry("Say where a member is reached.", "node.cli.cluster_members:move"),
     },
 )
 MEMBER = Entry(
