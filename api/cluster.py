@@ -59,6 +59,15 @@ class Cluster(Protocol):
     @property
     def environment(self) -> Environment: ...
 
+    def now_ms(self) -> int:
+        """Return the time of day as the cluster has it; one member's clock may be off."""
+        ...
+
+    @property
+    def time_confirmed(self) -> bool:
+        """Whether a majority, with this member, has lately said what time of day it is."""
+        ...
+
     @property
     def view(self) -> View:
         """This member's copy of the state."""
@@ -106,6 +115,14 @@ class Cluster(Protocol):
         ...
 
     def status(self) -> ClusterStatus: ...
+
+    def write_refusal(self) -> str | None:
+        """Return why clients must not write through this member now, as a sentence, or None."""
+        ...
+
+    def leave(self) -> None:
+        """Let this member drain and then end; returns at once, may be called again."""
+        ...
 
     def readiness(self) -> list[str]:
         """Return what is missing for this member to be ready, as sentences."""

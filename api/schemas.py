@@ -312,7 +312,7 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "Member": _shown(
         name=TEXT,
-        status=_choice(("accepting", "not_accepting", "leaving", "lost")),
+        status=_choice(("accepting", "not_accepting", "leaving", "lost", "left")),
         incarnation=TEXT,
         lease_until=TIME,
         joined_at=TIME,
@@ -355,6 +355,7 @@ SCHEMAS: dict[str, Schema] = {
     "JoinedMember": _shown(name=TEXT, bundle=TEXT),
     "MemberChange": _object("", role=_choice(tuple(ROLES)), address=TEXT),
     "NamedMember": _shown(name=TEXT),
+    "Draining": _shown(name=TEXT, status=_choice(("draining",))),
     "Status": _shown(status=TEXT),
     "Version": _shown(version=TEXT, python=TEXT, aiohttp=TEXT, tzdata=TEXT),
     "Document": {"type": "object"},

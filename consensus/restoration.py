@@ -8,7 +8,8 @@ an ordinary state:
 
 * A run that a member held goes back to the queue or ends as `unknown`, by the delivery
   policy of its job, with the restoration as the reason. Nothing is lost without a word.
-* Members, incarnations, sessions and the results that were kept for them are gone.
+* Members, incarnations, sessions and the results that were kept for them are gone, and so
+  is who was to belong to the old cluster: the new one begins with its own file.
 * The answers to idempotency keys stay: their clients may ask again.
 * The log begins far above the backup. Fences are indexes, and whatever the old cluster
   granted after the backup was made must stay below what the new one grants.
@@ -21,7 +22,7 @@ again, by the catch-up policy of their jobs.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -38,7 +39,15 @@ from storage.store import Store
 INDEX_GAP = 10_000_000_000
 STEP_ROWS = 256
 # What belongs to members and proposers of the old cluster.
-_GONE = (keys.MEMBER, keys.INCARNATION, keys.SESSION, keys.RESULT)
+_GONE = (
+    keys.MEMBER,
+    keys.INCARNATION,
+    keys.SESSION,
+    keys.RESULT,
+    keys.CONFIGURATION,
+    keys.SEAT,
+    keys.TOKEN,
+)
 _COUNTED = "restorations"
 _ENDED = "runs."
 
@@ -92,23 +101,29 @@ def begin_anew(store: Store, cluster: str, flush: Callable[[], None]) -> Closed:
 
 def _return_held(context: Context, flush: Callable[[], None]) -> None:
     """Return every run that a member of the old cluster held."""
-    store = context.store
     prefix_bytes = len(keys.LIVE) + keys.INCARNATION_BYTES
-    while rows := store.scan(keys.LIVE, keys.after(keys.LIVE), STEP_ROWS):
-        for key, _ in rows:
+    for step in _steps(context.store, keys.LIVE, flush):
+        for key in step:
             run = key[prefix_bytes:]
             member = context.run(run).member
             reason = f"The cluster was restored from a backup in which member {member} held it."
             apply_runs.lost(context, run, reason)
+        # Nobody listens yet; whoever starts on this state looks at all of it.
         context.effects = Effects()
-        store.savepoint()
-        flush()
 
 
 def _drop(store: Store, table: bytes, flush: Callable[[], None]) -> None:
-    while rows := store.scan(table, keys.after(table), STEP_ROWS):
-        for key, _ in rows:
+    for step in _steps(store, table, flush):
+        for key in step:
             store.delete(key)
+
+
+def _steps(store: Store, table: bytes, flush: Callable[[], None]) -> Iterator[list[bytes]]:
+    """Yield the keys of a table, some at a time; what became of them may then be flushed."""
+    start = table
+    while rows := store.scan(start, keys.after(table), STEP_ROWS):
+        yield [key for key, _ in rows]
+        start = rows[-1][0] + b"\x00"
         store.savepoint()
         flush()
 

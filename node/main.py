@@ -16,6 +16,7 @@ from consensus.peers import PeerNetwork
 from consensus.raft_types import MemberRemoved, RaftSettings
 from node.boot import (
     EXIT_FATAL,
+    EXIT_NO_ROOM,
     EXIT_QUARANTINED,
     EXIT_REMOVED,
     Boot,
@@ -25,6 +26,7 @@ from node.boot import (
     run_member,
 )
 from node.config_settings import Config
+from node.disk import DiskAlmostFull, Marks, check_room
 from node.quarantine import Quarantined, Removed, check_directory, leave_directory
 from node.runner_client import RunnerError
 from node.settings import NodeSettings
@@ -46,6 +48,12 @@ REFUSALS = (
 )
 
 
+_STARTS_REFUSED: dict[type[Exception], int] = {
+    DiskAlmostFull: EXIT_NO_ROOM,
+    Quarantined: EXIT_QUARANTINED,
+}
+
+
 def run_node(config: Config) -> int:
     """Run the configured member until it is told to stop; return the exit status."""
     logging.basicConfig(
@@ -58,12 +66,9 @@ def run_node(config: Config) -> int:
     except (Removed, MemberRemoved) as error:
         logger.critical("This member cannot go on: %s", error)
         return EXIT_REMOVED
-    except Quarantined as error:
+    except (DiskAlmostFull, Quarantined, *REFUSALS) as error:
         logger.critical("This member cannot start: %s", error)
-        return EXIT_QUARANTINED
-    except REFUSALS as error:
-        logger.critical("This member cannot start: %s", error)
-        return EXIT_REFUSED
+        return _STARTS_REFUSED.get(type(error), EXIT_REFUSED)
     except (DiskFailed, RunnerError, OSError) as error:
         logger.critical("This member must stop: %s", error)
         return EXIT_FATAL
@@ -76,6 +81,7 @@ def _run_guarded(config: Config) -> int:
     data_dir = config.node.data_dir
     with locked(data_dir):
         check_directory(data_dir)
+        check_room(data_dir, _disk_marks(config))
         try:
             return _run(config)
         except MemberRemoved as error:
@@ -108,6 +114,9 @@ def boot_of(config: Config) -> Boot:
         heartbeat_ms=scheduler.heartbeat_ms,
         clock_skew_ms_max=scheduler.max_clock_skew_ms,
         output_kept_ms=scheduler.output_retention_ms,
+        drain_grace_ms=config.node.drain_grace_ms,
+        disk_low_bytes=config.node.disk_low_bytes,
+        disk_critical_bytes=config.node.disk_critical_bytes,
     )
     return Boot(
         settings=settings,
@@ -116,6 +125,12 @@ def boot_of(config: Config) -> Boot:
         http_host=config.http.host,
         http_port=http_port,
         network=_network(config),
+    )
+
+
+def _disk_marks(config: Config) -> Marks:
+    return Marks(
+        low_bytes=config.node.disk_low_bytes, critical_bytes=config.node.disk_critical_bytes
     )
 
 

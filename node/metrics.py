@@ -78,6 +78,11 @@ class Metrics:
                 "state_bytes": "Used size of this member's state file.",
                 "commands_waiting": "Commands that wait on this member to be proposed.",
                 "state_differs": "Members whose state differs from this one's at the same index.",
+                "disk_free_bytes": "What the disk of the data directory has left.",
+                "disk_low": "1 while that is too little to take writes.",
+                "journal_map_used_ratio": "Used part of the journal's address space.",
+                "state_map_used_ratio": "Used part of the state's address space.",
+                "state_reader_age_seconds": "For how long a reader has held old pages.",
                 "reports_waiting": "Ends of attempts that the cluster has not accepted yet.",
             }.items()
         }

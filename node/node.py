@@ -12,15 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Any, Protocol
+from typing import Protocol
 
-from api.cluster import ClusterStatus
-from api.faults import Fault
-from api.zones import tzdata_version
+import msgspec
+
 from consensus import features
-from consensus.commands import Command, Heartbeat, Refused, Result
+from consensus.commands import Command, Expire, Heartbeat
 from consensus.context import Effects
 from consensus.driver import Raft
 from consensus.errors import NoQuorum
@@ -30,17 +29,24 @@ from consensus.raft_types import Journal, Network, RaftSettings
 from consensus.read_index import ReadIndex
 from consensus.state_check import StateCheck
 from consensus.timekeeper import Timekeeper
-from node.backups import Backup, Backups, Source
+from node.backups import Backups, Source
+from node.cluster_time import ClusterTime
 from node.definitions import Definitions
+from node.departure import Departure
+from node.disk import Disk, DiskAlmostFull, Marks
 from node.executors.protocol import Runner
 from node.executors.protocol import Services as ExecutorServices
 from node.executors.registry import Registry
+from node.face import Face
+from node.incarnation import later_incarnation
 from node.lease import Lease
+from node.mailbox import Mailbox
 from node.metrics import Metrics
 from node.ownership import Ownership
 from node.replica import Listeners, Replica
 from node.self_report import SelfReport
 from node.services.cleaner import Cleaner
+from node.services.disk_watch import DiskWatch
 from node.services.due_loop import DueLoop
 from node.services.heartbeat import HeartbeatService
 from node.services.levels import LevelService
@@ -59,7 +65,7 @@ from storage.store import FlushedStore, View
 
 logger = logging.getLogger(__name__)
 
-BATCH_KIND, TIME_KIND, MARKS_KIND, READ_KIND = b"b", b"t", b"m", b"r"
+BATCH_KIND, TIME_KIND, MARKS_KIND, READ_KIND, DISK_KIND = b"b", b"t", b"m", b"r", b"d"
 MEMBERS_MAX = 100
 
 
@@ -69,12 +75,13 @@ class Guard(Runner, Protocol):
     def extend_lease(self, until_s: float) -> None: ...
 
 
-class Node:
-    """One member. `await start()`, `await stop()`; `fatal` is done when it must die.
+class Node(Face):
+    """One member. `await start()`, `await stop()`; `fatal` is done when it must die, and
+    `leaving` when somebody has asked for its orderly end.
 
     `registry` holds the executors, by default all that are installed; `state_writer` runs
     the commits of the state, by default in a thread of its own. Without `source` there are
-    no backups of this member.
+    no backups of this member, and without `disk` nobody watches how much room it has.
     """
 
     def __init__(
@@ -92,15 +99,18 @@ class Node:
         registry: Registry | None = None,
         state_writer: Executor | None = None,
         source: Source | None = None,
+        disk: Disk | None = None,
     ) -> None:
         self.settings = settings
         self.environment = environment
         self.view: View = store
-        self.fatal: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self.fatal: asyncio.Future[BaseException] = loop.create_future()
+        self.leaving: asyncio.Future[DiskAlmostFull | None] = loop.create_future()
         self._runner = runner
         self._journal = journal
         self._store = store
-        self._incarnation = new_id(environment)
+        self._incarnation = later_incarnation(environment, store, settings.name)
         # Only the first heartbeat of a process says that its predecessors are dead: the
         # locks on the data directory and of the runner have proven it.
         self._supersedes = True
@@ -108,24 +118,41 @@ class Node:
         self.replica = Replica(
             store, environment, Listeners(self._take_results), self.fail, state_writer
         )
+        self.time = ClusterTime(self.timekeeper, environment, lambda: self.replica.machine.clock_ms)
+        self._build_consensus(network, raft_settings, raft_class)
+        self._backups = None if source is None else Backups(source, self.replica)
+        self.state_guard = self._make_state_guard()
+        self._open_mailbox()
+        self._disk_watch = None if disk is None else self._make_disk_watch(disk)
+        self._build_duties(spool, registry)
+        self.self_report = SelfReport(
+            settings, environment, self.raft, self.replica, journal,
+            self.timekeeper, self.lease, self.worker, self.state_guard, self._disk_watch,
+        )  # fmt: skip
+
+    def _build_consensus(
+        self, network: Network, raft_settings: RaftSettings, raft_class: Callable[..., Raft]
+    ) -> None:
+        settings, environment = self.settings, self.environment
         self._proposer = Proposer(
             session=new_id(environment),
             environment=environment,
-            clock_ms=self._stamp_ms,
+            clock_ms=self.time.stamp_ms,
             message_kind=BATCH_KIND,
             level=self._level,
         )
+        self._mailbox = Mailbox(lambda: self.raft.configuration.names - {settings.name})
         self.raft = raft_class(
             member=settings.name,
             bootstrap=settings.bootstrap,
             cluster=settings.cluster,
-            journal=journal,
+            journal=self._journal,
             network=network,
             environment=environment,
             settings=raft_settings,
             applied_index=self.replica.applied_index,
             apply=self.replica.apply,
-            receive=self._receive,
+            receive=self._mailbox.receive,
             on_leadership=self._on_leadership,
             on_fatal=self.fail,
         )
@@ -134,13 +161,6 @@ class Node:
             session=new_id(environment), environment=environment, message_kind=READ_KIND
         )
         self._reads.attach(self.raft)
-        self._backups = None if source is None else Backups(source, self.replica)
-        self.state_guard = self._make_state_guard()
-        self._build_duties(spool, registry)
-        self.self_report = SelfReport(
-            settings, environment, self.raft, self.replica, journal,
-            self.timekeeper, self.lease, self.worker, self.state_guard,
-        )  # fmt: skip
 
     def _make_state_guard(self) -> StateGuard:
         check = StateCheck(
@@ -149,7 +169,21 @@ class Node:
             voters=lambda: self.raft.configuration.voters,
             own_marks=lambda: self.replica.machine.marks,
         )
-        return StateGuard(check, lambda marks: self._tell_all(MARKS_KIND + marks), self.fail)
+        return StateGuard(check, lambda marks: self._mailbox.tell_all(MARKS_KIND, marks), self.fail)
+
+    def _make_disk_watch(self, disk: Disk) -> DiskWatch:
+        settings = self.settings
+        watch = DiskWatch(
+            disk,
+            Marks(low_bytes=settings.disk_low_bytes, critical_bytes=settings.disk_critical_bytes),
+            self.environment,
+            self.raft,
+            voters=lambda: self.raft.configuration.voters,
+            tell=lambda state: self._mailbox.tell_all(DISK_KIND, state),
+            on_critical=self.leave,
+        )
+        self._mailbox.on(DISK_KIND, watch.heard)
+        return watch
 
     def _build_duties(self, spool: Spool, registry: Registry | None) -> None:
         settings, environment = self.settings, self.environment
@@ -186,10 +220,15 @@ class Node:
         duties = (
             self.heartbeat, self.due_loop, self.reporter, self.reaper, cleaner, levels, steward,
         )  # fmt: skip
-        self._services = Services(duties, self.fail)
+        watches = () if self._disk_watch is None else (self._disk_watch,)
+        self._services = Services((*duties, *watches), self.fail)
+        self.departure = Departure(
+            self, self.raft, self.due_loop, self.heartbeat, self.worker, self.reporter,
+            self._make_farewell,
+        )  # fmt: skip
         listeners = self.replica.listeners
         listeners.effects += [self._take_effects, self.metrics.applied]
-        listeners.applied.append(lambda _: self._proposer.progress())
+        listeners.applied += [self.time.note_applied, lambda _: self._proposer.progress()]
         listeners.flushed = self.raft.trim
 
     # --- Life ------------------------------------------------------------------------------
@@ -203,15 +242,10 @@ class Node:
         self._services.start()
 
     async def stop(self) -> None:
-        """Hand back what is held, hand over leadership, and close everything."""
-        self.due_loop.enabled = False
-        await self.worker.stop()
-        if self.raft.has_quorum_contact:
-            try:
-                await asyncio.wait_for(self.reporter.drained(), timeout=5)
-            except TimeoutError:
-                logger.warning("%d ends stay in the spool.", self.reporter.waiting)
+        """Leave, without any grace for what still runs, and close everything."""
+        await self.departure.drain(grace_s=0)
         await self._services.stop()
+        await self.departure.leave()
         await self.raft.stop()
         self._reads.close()
         self._proposer.close(NoQuorum("This member is stopping."))
@@ -225,51 +259,29 @@ class Node:
         if not self.fatal.done():
             self.fatal.set_result(error)
 
-    # --- Door to the log (api.cluster.Cluster, services) ------------------------------------
-
-    async def propose(self, commands: Sequence[Command], *, timeout_s: float) -> tuple[Result, ...]:
-        results = await self._proposer.propose(commands, timeout_s=timeout_s)
-        for result in results:
-            if isinstance(result, Refused) and result.code == "expired":
-                raise NoQuorum(result.detail)
-        return results
-
-    async def barrier(self, *, timeout_s: float) -> None:
-        """Wait until this member shows all that was acknowledged before the call."""
-        until_s = self.environment.monotonic_s() + timeout_s
-        index = await self._reads.read_index(timeout_s=timeout_s)
-        left_s = max(0.0, until_s - self.environment.monotonic_s())
-        if not await self.replica.wait_applied(index, timeout_s=left_s):
-            raise NoQuorum(f"Log index {index} was not applied on this member in time.")
-
-    async def wait_applied(self, index: int, *, timeout_s: float) -> bool:
-        return await self.replica.wait_applied(index, timeout_s=timeout_s)
-
-    def _stamp_ms(self) -> int:
-        return max(self.replica.machine.clock_ms, self.timekeeper.now_ms())
+    # --- What members tell each other --------------------------------------------------------
 
     def _level(self) -> int:
         return features.in_force(self.view)
 
-    def _receive(self, member: str, payload: bytes) -> None:
-        kind, content = payload[:1], payload[1:]
-        if kind == BATCH_KIND:
-            self._proposer.receive(content)
-        elif kind == TIME_KIND:
-            self.timekeeper.heard(member, int.from_bytes(content, "big"))
-        elif kind == READ_KIND:
-            self._reads.receive(member, content)
-        elif kind == MARKS_KIND:
-            self.state_guard.receive(member, content)
+    def _open_mailbox(self) -> None:
+        """Connect what members tell each other past the log with who listens to it."""
+        mailbox = self._mailbox
+        mailbox.on(BATCH_KIND, lambda _, content: self._proposer.receive(content))
+        mailbox.on(TIME_KIND, self._hear_time)
+        mailbox.on(READ_KIND, self._reads.receive)
+        mailbox.on(MARKS_KIND, self.state_guard.receive)
+        mailbox.attach(self.raft)
+
+    def _hear_time(self, sender: str, content: bytes) -> None:
+        if self.timekeeper.heard(sender, int.from_bytes(content)):
+            # It may be as new to whoever has just come up as it was here.
+            self._mailbox.tell(sender, TIME_KIND, self.timekeeper.now_ms().to_bytes(8, "big"))
 
     def _beat(self, now_ms: int) -> None:
         """Tell the other members, past the log, what goes with every heartbeat."""
-        self._tell_all(TIME_KIND + now_ms.to_bytes(8, "big"))
+        self._mailbox.tell_all(TIME_KIND, now_ms.to_bytes(8, "big"))
         self.state_guard.beat()
-
-    def _tell_all(self, payload: bytes) -> None:
-        for member in self.raft.configuration.names - {self.settings.name}:
-            self.raft.send(member, payload)
 
     def _on_leadership(self, leads: bool) -> None:
         logger.info("This member %s.", "leads" if leads else "does not lead")
@@ -299,28 +311,29 @@ class Node:
         return [models.decode_member(raw) for _, raw in rows]
 
     def _update_members(self) -> None:
+        self.timekeeper.others_min = len(self.raft.configuration.voters) // 2
         if self.ownership.update(self.members()):
             self.due_loop.rebuild()
 
     # --- Lease and slots --------------------------------------------------------------------
 
     def _make_heartbeat(self) -> Heartbeat:
-        settings = self.settings
-        return Heartbeat(
-            settings.name,
-            self._incarnation,
-            settings.lease_ms,
-            settings.slots,
-            settings.http_address,
-            settings.version,
-            tzdata_version(),
-            dict(settings.labels),
-            accepting=self.due_loop.enabled and not self.timekeeper.suspect,
-            running=self.worker.held_count,
-            supersedes=self._supersedes,
-            level=features.CURRENT,
-            level_min=features.MINIMUM,
+        accepting = self.due_loop.enabled and not self.timekeeper.suspect
+        return self.self_report.heartbeat(
+            self._incarnation, accepting=accepting, supersedes=self._supersedes
         )
+
+    def _make_farewell(self) -> tuple[Command, ...]:
+        """Return the commands that end this life: a lease that is over, and its expiry."""
+        last = msgspec.structs.replace(
+            self._make_heartbeat(), slots=0, lease_ms=-1, accepting=False
+        )
+        return last, Expire(self._incarnation)
+
+    def leave(self, reason: DiskAlmostFull | None = None) -> None:
+        """Ask for the end of this member, see `leaving`; it drains before that."""
+        if not self.leaving.done():
+            self.leaving.set_result(reason)
 
     def _on_renewed(self) -> None:
         self._supersedes = False
@@ -330,7 +343,7 @@ class Node:
 
     def _on_given_up(self) -> None:
         self.worker.lease_lost()
-        self._incarnation = new_id(self.environment)
+        self._incarnation = later_incarnation(self.environment, self.view, self.settings.name)
         self.reaper.own = self._incarnation
 
     def _free_slots(self) -> int:
@@ -338,36 +351,3 @@ class Node:
 
     def _on_slot_free(self) -> None:
         self.due_loop.slot_freed()
-
-    # --- What the API shows -----------------------------------------------------------------
-
-    @property
-    def applied_index(self) -> int:
-        return self.replica.applied_index
-
-    @property
-    def has_quorum(self) -> bool:
-        return self.raft.has_quorum_contact
-
-    def status(self) -> ClusterStatus:
-        return self.self_report.status()
-
-    def readiness(self) -> list[str]:
-        return self.self_report.readiness()
-
-    async def open_backup(self) -> Backup:
-        if self._backups is None:
-            raise NoQuorum("This member makes no backups.")
-        return await self._backups.open()
-
-    def validate_action(self, action: Mapping[str, Any], pointer: str) -> list[Fault]:
-        return self.registry.validate(action, pointer)
-
-    def metrics_text(self) -> bytes:
-        return self.metrics.render(
-            journal_entries=self.raft.last_index - self.raft.first_index + 1,
-            state_bytes=self._store.used_bytes(),
-            commands_waiting=self._proposer.waiting_commands,
-            reports_waiting=self.reporter.waiting,
-            state_differs=self.state_guard.differing_count,
-        )

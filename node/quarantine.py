@@ -34,15 +34,19 @@ class Removed(Exception):
     """The directory is that of a member which was removed from its cluster."""
 
 
-def close_directory(data_dir: Path, reason: str, facts: Mapping[str, Any]) -> Path:
+def close_directory(
+    data_dir: Path, reason: str, facts: Mapping[str, Any], advice: str = ADVICE
+) -> Path:
     """Close a directory; an earlier report stays. Return the file, which is synced."""
-    report = {"reason": reason, "advice": ADVICE, "data_dir": str(data_dir), **facts}
+    report = {"reason": reason, "advice": advice, "data_dir": str(data_dir), **facts}
     return _mark(data_dir / MARKER, report)
 
 
 def leave_directory(data_dir: Path, reason: str) -> Path:
     """Close the directory of a member that was removed; return the file, which is synced."""
-    return _mark(data_dir / REMOVED_MARKER, {"reason": reason, "data_dir": str(data_dir)})
+    advice = "Join with a new token and an empty directory to take this machine in again."
+    report = {"reason": reason, "advice": advice, "data_dir": str(data_dir)}
+    return _mark(data_dir / REMOVED_MARKER, report)
 
 
 def _mark(marker: Path, report: Mapping[str, Any]) -> Path:
@@ -72,10 +76,11 @@ def check_directory(data_dir: Path) -> None:
     """
     content = _content(data_dir / REMOVED_MARKER)
     if content is not None:
-        raise Removed(f"{_reason(content)} The directory {data_dir} is of no more use.")
+        raise Removed(f"{_report(content)[0]} The directory {data_dir} is of no more use.")
     content = _content(data_dir / MARKER)
     if content is not None:
-        raise Quarantined(f"{_reason(content)} The report is {data_dir / MARKER}. {ADVICE}")
+        reason, advice = _report(content)
+        raise Quarantined(f"{reason} The report is {data_dir / MARKER}. {advice}")
 
 
 def _content(marker: Path) -> str | None:
@@ -85,8 +90,9 @@ def _content(marker: Path) -> str | None:
         return None
 
 
-def _reason(content: str) -> str:
+def _report(content: str) -> tuple[str, str]:
     try:
-        return str(json.loads(content)["reason"])
+        report = json.loads(content)
+        return str(report["reason"]), str(report["advice"])
     except (ValueError, TypeError, KeyError):
-        return "The data directory is closed, and its report cannot be read."
+        return "The data directory is closed, and its report cannot be read.", ADVICE

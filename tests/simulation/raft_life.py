@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from consensus.configuration import encode_configuration, first_configuration
 from consensus.driver import Raft
 from consensus.errors import Overloaded
 from consensus.raft_types import Entry, NotLeader, RaftSettings
+from consensus.read_index import ReadIndex
 from storage.memory_journal import MemoryDisk, MemoryJournal
 from tests.simulation.raft_oracle import Oracle, SafetyViolated
 from tests.simulation.virtual_loop import VirtualEnvironment, VirtualExecutor, VirtualLoop
@@ -143,6 +144,10 @@ class RaftLife:
             self._sync_later()
 
     @property
+    def name(self) -> str:
+        return self._remains.name
+
+    @property
     def leads(self) -> bool:
         return self.raft.is_leader and not self.raft.paused
 
@@ -216,6 +221,24 @@ class RaftLife:
     def _on_leadership(self, leads: bool) -> None:
         if leads:
             self._oracle.leads(self._remains.name, self.raft.term)
+
+
+class ReadLife(RaftLife):
+    """A life whose messages past the log are questions and answers of readers."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        session = b"%s/%d" % (self._remains.name.encode(), self._remains.lives)
+        self.reads = ReadIndex(session=session, environment=self._environment, message_kind=b"")
+        self.reads.attach(self.raft)
+
+    def kill(self, *, power_loss: bool) -> None:
+        self.reads.close()
+        super().kill(power_loss=power_loss)
+
+    def _receive(self, member: str, payload: bytes) -> None:
+        super()._receive(member, payload)
+        self.reads.receive(member, payload)
 
 
 def _content(entry: Entry) -> bytes:

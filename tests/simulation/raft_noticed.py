@@ -63,6 +63,10 @@ NOTICED: dict[str, Seeds | str] = {
     "old_connections_heard": "scenarios::test_what_an_old_connection_brings_is_not_heard",
     "lonely_leader_stays": "scenarios::test_a_cut_off_leader_knows_that_it_is_alone",
     "transfer_takes_commands": "scenarios::test_leadership_is_handed_over_without_a_pause",
+    "reads_without_asking": Seeds(mode=Mode.REGISTERS),
+    "reads_without_a_round": Seeds(mode=Mode.REGISTERS, first=10, count=30),
+    "rounds_count_older_answers": Seeds(mode=Mode.REGISTERS, first=10, count=30),
+    "reads_before_an_entry_of_the_term": Seeds(mode=Mode.REGISTERS, count=30),
     "silent_disk_leads_on": "scenarios::test_a_leader_whose_disk_hangs_is_replaced",
 }  # fmt: skip
 

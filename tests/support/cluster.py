@@ -36,8 +36,6 @@ LOG_BYTES_SHOWN = 3_000
 # Below the range from which the kernel takes the ports of outgoing connections.
 PORTS = range(20_000, 32_000, 20)
 PORTS_OF_A_CLUSTER = 10
-# A port for the API of each and one for the others; what is behind them is for those that join.
-PORTS_OF_THREE = 6
 WORKERS_MAX = 8
 GONE = (aiohttp.ClientError, ConnectionError, TimeoutError)
 
@@ -202,10 +200,11 @@ class Node:
 
 
 class Cluster:
-    """Three nodes on the loopback address, started by `cronclave dev`."""
+    """Some nodes on the loopback address, started by `cronclave dev`."""
 
-    def __init__(self, directory: Path, session: aiohttp.ClientSession) -> None:
+    def __init__(self, directory: Path, session: aiohttp.ClientSession, size: int = 3) -> None:
         self.directory = directory
+        self._size = size
         self.nodes: list[Node] = []
         self._session = session
         self._children: list[subprocess.Popen[bytes]] = []
@@ -217,10 +216,11 @@ class Cluster:
 
     async def start(self) -> None:
         """Start all nodes and wait until each is ready."""
-        arguments = ["dev", "--nodes", "3", "--no-samples", "--data", str(self.directory)]
         self._spare_port = free_port()
-        launcher = self._spawn([*arguments, "--port", str(self._spare_port)], "dev")
-        self._spare_port += PORTS_OF_THREE
+        arguments = ["dev", "--nodes", str(self._size), "--no-samples"]
+        arguments += ["--data", str(self.directory), "--port", str(self._spare_port)]
+        launcher = self._spawn(arguments, "dev")
+        self._spare_port += 2 * self._size
 
         async def listed() -> list[Any]:
             with suppress(OSError, ValueError):
@@ -230,7 +230,8 @@ class Cluster:
         entries = await until(listed, "dev.json is written", timeout_s=READY_S)
         assert entries != [None], f"cronclave dev ended with {launcher.returncode}"
         self.nodes = [Node(self._session, entry) for entry in entries]
-        assert [node.name for node in self.nodes] == ["n1", "n2", "n3"]
+        names = [f"n{number}" for number in range(1, self._size + 1)]
+        assert [node.name for node in self.nodes] == names
         await self.ready()
 
     async def restart(self, *nodes: Node, checkout: Path | None = None) -> None:
@@ -240,13 +241,14 @@ class Cluster:
         """
         for node in nodes:
             assert not node.process.alive
-            child = self._spawn_node(node.name, node.config, checkout)
+            child = self.spawn(node.name, checkout, node.config)
             self._retired.append(node.process)
             node.process = Process(child.pid)
 
-    def _spawn_node(
-        self, name: str, config: Path | None, checkout: Path | None = None
+    def spawn(
+        self, name: str, checkout: Path | None = None, config: Path | None = None
     ) -> subprocess.Popen[bytes]:
+        """Start the node of this name, and return its process."""
         file = config or self.directory / "cluster.toml"
         return self._spawn(["node", "--config", str(file), "--name", name], name, checkout)
 
@@ -262,7 +264,7 @@ class Cluster:
             "--dir", str(place), "--http-port", str(http_port),
         )  # fmt: skip
         config = place / "cluster.toml"
-        child = self._spawn_node(name, config)
+        child = self.spawn(name, config=config)
         entry = {
             "name": name,
             "url": f"http://127.0.0.1:{http_port}",
@@ -447,11 +449,11 @@ def _is_free(port: int) -> bool:
 
 
 @asynccontextmanager
-async def three_nodes(folder: Path) -> AsyncIterator[Cluster]:
+async def some_nodes(folder: Path, size: int) -> AsyncIterator[Cluster]:
     """Start a cluster whose data lies below `folder`; end all of it at the end."""
     timeout = aiohttp.ClientTimeout(total=REQUEST_S)
     async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
-        cluster = Cluster(folder / "cluster", session)
+        cluster = Cluster(folder / "cluster", session, size)
         try:
             await cluster.start()
             yield cluster
@@ -460,3 +462,10 @@ async def three_nodes(folder: Path) -> AsyncIterator[Cluster]:
             raise
         finally:
             cluster.close()
+
+
+@asynccontextmanager
+async def three_nodes(folder: Path) -> AsyncIterator[Cluster]:
+    """Start a cluster as a new user does."""
+    async with some_nodes(folder, 3) as cluster:
+        yield cluster

@@ -95,6 +95,7 @@ class SingleCluster:
         self.machine = Machine(self.view)
         self.effects = Effects()
         self.has_quorum = True
+        self.time_confirmed = True
         self.missing: list[str] = []
         # What the next proposals end with, None for what they would end with anyway.
         self.failures: list[ConsensusError | None] = []
@@ -103,7 +104,12 @@ class SingleCluster:
         self.at_barrier: list[Callable[[SingleCluster], object]] = []
         self.proposals = 0
         self.barriers = 0
+        self.left = 0
+        self.refusal: str | None = None
         self._sequence = 0
+
+    def now_ms(self) -> int:
+        return self.environment.wall_ms()
 
     @property
     def applied_index(self) -> int:
@@ -143,6 +149,12 @@ class SingleCluster:
     async def wait_applied(self, index: int, *, timeout_s: float) -> bool:
         assert timeout_s > 0
         return self.machine.applied_index >= index
+
+    def write_refusal(self) -> str | None:
+        return self.refusal
+
+    def leave(self) -> None:
+        self.left += 1
 
     async def open_backup(self) -> SingleBackup:
         if self.backups_refused:

@@ -11,6 +11,7 @@ from pysyncobj import syncobj as library
 
 from consensus import raft, raft_members, raft_rules, raft_seams
 from consensus.raft_types import RaftSettings
+from storage.journal_format import EMPTY_PAYLOAD, REGULAR_KIND
 
 TREE = ast.parse(inspect.getsource(library.SyncObj))
 BASE = TREE.body[0]
@@ -122,12 +123,6 @@ def test_no_code_of_the_library_that_we_can_reach_unpickles() -> None:
     assert "serialized" not in source
 
 
-def test_the_kinds_of_entries_have_the_numbers_of_the_library() -> None:
-    """What the library appends as a kind is read back as that kind."""
-    kinds = library._COMMAND_TYPE
-    assert (raft_seams.REGULAR, raft_seams.MEMBERSHIP) == (kinds.REGULAR, kinds.MEMBERSHIP)
-
-
 def test_another_text_of_the_library_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,3 +154,10 @@ def test_settings_that_contradict_each_other_are_refused(
     """The message names the settings and the relation between them."""
     with pytest.raises(ValueError, match=expected):
         RaftSettings(**changes)  # type: ignore[arg-type]
+
+
+def test_the_kinds_of_entries_are_those_of_the_library() -> None:
+    """Other modules tell commands from the rest by the first byte, without the library."""
+    kinds = library._COMMAND_TYPE
+    assert (REGULAR_KIND, raft_seams.MEMBERSHIP) == (kinds.REGULAR, kinds.MEMBERSHIP)
+    assert bytes([library._COMMAND_TYPE.NO_OP]) == EMPTY_PAYLOAD
