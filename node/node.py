@@ -227,7 +227,7 @@ class Node:
 
     def _ask_time(self) -> None:
         asked_ms = int(self.environment.monotonic_s() * 1000)
-        for member in self.settings.voters - {self.settings.name}:
+        for member in sorted(self.settings.voters - {self.settings.name}):
             self.raft.send(member, TIME_ASKED_KIND + asked_ms.to_bytes(8, "big"))
 
     def _on_leadership(self, leads: bool) -> None:
