@@ -15,30 +15,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 from consensus import frames
+from consensus.admission import check_seat, own_seat, promote
+from consensus.configuration import Configuration, Seat
 from consensus.raft import RaftCore
+from consensus.raft_listener import GuardedListener
 from consensus.raft_log import RaftLog
 from consensus.raft_progress import InFlight
+from consensus.raft_transfer import Transfer
 from consensus.raft_types import (
     Entry,
     EntryTooLarge,
     Journal,
     Network,
     NotLeader,
-    PeerProgress,
     RaftSettings,
 )
+from consensus.raft_view import RaftView
 from consensus.raft_writer import JournalWriter
+from consensus.read_rounds import Answer, ReadRounds
 from consensus.transport import Events, Transport
 from storage.clock import Environment
 
 logger = logging.getLogger(__name__)
 
 
-class Raft:
+class Raft(RaftView):
     """One member of a consensus group; all methods belong to the event loop's thread.
 
     `apply` gets newly committed entries in order, each exactly once per process, beginning
@@ -46,19 +51,22 @@ class Raft:
     sent with `send`. `on_leadership` hears when this member begins and ceases to lead.
     `on_fatal` is called once, with the reason, when the member cannot go on.
 
+    `bootstrap` is the first configuration of the cluster, the same on all its first members.
+    The journal remembers it; from then on the journal and the log say who belongs together.
+
     The journal is opened and closed by the caller. `writer` runs its transactions; without
     one, a thread of its own does.
 
     Raises:
         JournalDamaged: journal and `applied_index` contradict each other.
-        ValueError: `member` is not one of `voters`.
+        MemberRemoved: `member` has no seat in the cluster.
     """
 
     def __init__(
         self,
         *,
         member: str,
-        voters: frozenset[str],
+        bootstrap: Configuration,
         cluster: str,
         journal: Journal,
         network: Network,
@@ -71,19 +79,17 @@ class Raft:
         on_fatal: Callable[[BaseException], None],
         writer: Executor | None = None,
     ) -> None:
-        if member not in voters:
-            raise ValueError(f"Member {member!r} is none of the voters {sorted(voters)}.")
         self._network = network
         self._environment = environment
         self._settings = settings
         self._apply = apply
         self._on_leadership = on_leadership
         self._on_fatal = on_fatal
-        self._log = RaftLog(journal, settings, applied_index)
+        self._log = RaftLog(journal, settings, applied_index, bootstrap)
         self._writer = JournalWriter(journal, self._log, environment, writer, self._end_write)
+        self._seat = own_seat(member, self._log, applied_index, bootstrap)
         self._transport = Transport(
-            member=member,
-            voters=voters,
+            seat=self._seat,
             cluster=cluster,
             journal=journal,
             log=self._log,
@@ -92,13 +98,13 @@ class Raft:
         )
         self._core = RaftCore(
             member=member,
-            voters=voters,
             log=self._log,
             post=self._transport.post,
             environment=environment,
             settings=settings,
             applied_index=applied_index,
         )
+        self._reads = ReadRounds(self._core)
         self._running = False
         self._woken = False
         self._timer: asyncio.TimerHandle | None = None
@@ -106,9 +112,8 @@ class Raft:
         # The term this member leads, as `on_leadership` was told; 0 for none.
         self._led_term = 0
         self._in_flight = InFlight(settings)
-        # A transfer of leadership under way: to whom, until when, and whether it was asked.
-        self._transfer: tuple[str | None, float, bool] | None = None
-        self._transfer_over = asyncio.Event()
+        self._transfer = Transfer()
+        self._peers: dict[str, Seat] = {}
 
     # --- Life -------------------------------------------------------------------------
 
@@ -118,14 +123,19 @@ class Raft:
             return
         self._running = True
         self._loop = asyncio.get_running_loop()
-        await self._network.start(_Listener(self))
+        self._follow_peers()
+        await self._network.start(
+            GuardedListener(
+                self.guarded, self._transport, self._log, self._wake, self._core, self._seat
+            )
+        )
         self._wake()
 
     async def stop(self) -> None:
         """Hand leadership over, if there is somebody to take it, and leave. May be repeated."""
         if self.is_leader and self.connected:
             self.transfer_leadership(None)
-            await self._transfer_over.wait()
+            await self._transfer.over.wait()
         self.abort()
         await self._writer.close()
         await self._network.stop()
@@ -133,7 +143,7 @@ class Raft:
     def abort(self) -> None:
         """Take no further part, from this instant on, as if the process had been killed."""
         self._running = False
-        self._transfer_over.set()
+        self._transfer.over.set()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -152,8 +162,7 @@ class Raft:
             Overloaded: too much is in flight already.
             ValueError: the command is empty.
         """
-        if not self.is_leader or self._transfer is not None:
-            raise NotLeader(None if self.is_leader else self.leader)
+        self._check_leads()
         if not command:
             raise ValueError("An empty command cannot be told from an entry without one.")
         if len(command) > self._settings.entry_bytes_max:
@@ -166,6 +175,34 @@ class Raft:
         self._in_flight.add(index, len(command))
         self._wake()
         return index
+
+    def change(self, after: Configuration) -> int:
+        """Append a new configuration of the cluster and return its index.
+
+        It is in force at once and counts when it is committed. A learner needs no further
+        change: the leader makes it a voter when it has caught up.
+
+        Raises:
+            NotLeader: another member leads, or nobody does.
+            ChangeRefused: it must not follow on the present one, or not now.
+        """
+        self._check_leads()
+        index = self._core.change(after)
+        self._wake()
+        return index
+
+    def _check_leads(self) -> None:
+        if not self.is_leader or self._transfer.under_way:
+            raise NotLeader(None if self.is_leader else self.leader)
+
+    def confirm_read(self, answer: Answer) -> None:
+        """Call `answer` with the index that a reader has to wait for, or with None.
+
+        Raises:
+            Overloaded: too many wait for that already.
+        """
+        self._reads.ask(answer)
+        self._wake()
 
     def send(self, member: str, payload: bytes) -> bool:
         """Send a message to another member, past the journal; it may get lost on the way.
@@ -198,11 +235,10 @@ class Raft:
         """
         if not self.is_leader:
             raise NotLeader(self.leader)
-        if member is not None and member not in self._core.other_members:
+        if member is not None and member not in self._core.other_voters:
             raise ValueError(f"Leadership cannot go to {member!r}, which is no other voter.")
         deadline_s = self._environment.monotonic_s() + self._settings.election_max_s
-        self._transfer = (member, deadline_s, False)
-        self._transfer_over.clear()
+        self._transfer.begin(member, deadline_s)
         self._wake()
 
     def trim(self, index: int) -> None:
@@ -211,67 +247,6 @@ class Raft:
         The tail stays that the settings ask for, so that short absences need no snapshot.
         """
         self._log.trim(min(index, self.applied_index))
-
-    # --- What it knows ----------------------------------------------------------------
-
-    @property
-    def is_leader(self) -> bool:
-        """Tell whether this member believes that it leads; another may, in a newer term."""
-        return self._running and self._core.leads
-
-    @property
-    def leader(self) -> str | None:
-        """Return who is believed to lead, or None."""
-        return self._core.leader if self._running else None
-
-    @property
-    def term(self) -> int:
-        """Return the current term, durable or not."""
-        return self._core.term
-
-    @property
-    def commit_index(self) -> int:
-        """Return the highest index known to be committed and durable here."""
-        return self._core.commit_index
-
-    @property
-    def applied_index(self) -> int:
-        """Return the highest index that `apply` has returned from."""
-        return self._core.applied_index
-
-    @property
-    def first_index(self) -> int:
-        """Return the oldest index in the log."""
-        return self._log.first_index
-
-    @property
-    def last_index(self) -> int:
-        """Return the newest index in the log, durable or not."""
-        return self._log.last_index
-
-    @property
-    def connected(self) -> frozenset[str]:
-        """Return the members with whom messages can be exchanged."""
-        return self._transport.connected
-
-    @property
-    def has_quorum_contact(self) -> bool:
-        """Tell whether a majority answered this leader, or a leader was heard, lately.
-
-        Lately is within the longest election timeout.
-        """
-        now_s, within_s = self._environment.monotonic_s(), self._settings.election_max_s
-        return self._running and self._core.quorum_contact(now_s, within_s)
-
-    @property
-    def in_flight_entries(self) -> int:
-        """Return how many entries are in the log and not yet applied."""
-        return self.last_index - self.applied_index
-
-    @property
-    def progress(self) -> Mapping[str, PeerProgress]:
-        """Return how far the other members are; empty unless this member leads."""
-        return self._core.peer_progress() if self.is_leader else {}
 
     # --- Turns ------------------------------------------------------------------------
 
@@ -298,11 +273,24 @@ class Raft:
         now_s = self._environment.monotonic_s()
         self._core.silent = self._writer.stalled_s() > self._settings.election_min_s
         self._core.tick()
-        self._pursue_transfer(now_s)
+        if self._reads.advance():
+            self._wake()
+        self._transfer.pursue(now_s, leads=self._core.leads, ask=self._core.transfer)
+        if not self._transfer.under_way:
+            promote(self._core)
+        self._follow_peers()
         self._writer.begin()
         self._notice_leadership()
         self._apply_committed()
         self._arm()
+
+    def _follow_peers(self) -> None:
+        """Let network and sessions follow the configuration."""
+        peers = self._core.peers
+        if peers != self._peers:
+            self._peers = peers
+            self._transport.set_peers(peers)
+            self._network.set_peers({name: seat.address for name, seat in peers.items()})
 
     def _apply_committed(self) -> None:
         entries = self._core.committed()
@@ -312,6 +300,7 @@ class Raft:
         last = entries[-1].index
         self._core.applied(last)
         self._in_flight.landed(last)
+        check_seat(self._core, self._seat)
         if last < self._core.commit_index:
             self._wake()
 
@@ -325,16 +314,6 @@ class Raft:
             self._on_leadership(False)
         if term:
             self._on_leadership(True)
-
-    def _pursue_transfer(self, now_s: float) -> None:
-        if self._transfer is None:
-            return
-        member, deadline_s, asked = self._transfer
-        if not self._core.leads or now_s > deadline_s:
-            self._transfer = None
-            self._transfer_over.set()
-        elif not asked:
-            self._transfer = (member, deadline_s, self._core.transfer(member))
 
     def _arm(self) -> None:
         now_s = self._environment.monotonic_s()
@@ -377,24 +356,3 @@ class Raft:
     def _message(self, member: str, term: int, message: frames.Message) -> None:
         self._core.receive(member, term, message)
         self._wake()
-
-
-class _Listener:
-    """The network's events, guarded."""
-
-    def __init__(self, raft: Raft) -> None:
-        self._raft = raft
-
-    def connected(self, member: str) -> None:
-        self._raft.guarded(self._raft._transport.connected_to, member)
-
-    def disconnected(self, member: str) -> None:
-        self._raft.guarded(self._raft._transport.disconnected_from, member)
-
-    def received(self, member: str, frame: bytes) -> None:
-        self._raft.guarded(self._received, member, frame)
-
-    def _received(self, member: str, frame: bytes) -> None:
-        self._raft._transport.received(member, frame)
-        if self._raft._log.pending:
-            self._raft._wake()

@@ -13,11 +13,15 @@ from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
 
-# Raised with every change that an older member would misread; members of different wire
-# versions do not talk to each other.
-WIRE_VERSION = 1
+from consensus import features
+
+# What a release can read and write on the wire is what feature levels it supports. A
+# message never changes; a newer form is a message of its own, and is said only in sessions
+# that have agreed on its level.
+WIRE_MINIMUM, WIRE_VERSION = features.MINIMUM, features.CURRENT
 
 NAME_CHARS_MAX = 128
+ADDRESS_CHARS_MAX = 300
 REASON_CHARS_MAX = 1000
 RECORDS_MAX = 65_536
 
@@ -35,10 +39,18 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
 
 class Hello(_Message, frozen=True, tag=0):
-    """Open a session: the first frame of a connection, in both directions."""
+    """Open a session: the first frame of a connection, in both directions.
+
+    It says which levels the sender speaks: from its envelope's version to `highest`. With
+    `seat_id` the disk is remembered for the seat that its member holds, and for no other
+    that its name has had or will have. It and a refusal have to be read by all releases, and
+    so they never change.
+    """
 
     disk_id: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
     last_index: Number
+    highest: Number = 1
+    seat_id: Annotated[bytes, msgspec.Meta(max_length=16)] = b""
 
 
 class Append(_Message, frozen=True, tag=1):
@@ -167,15 +179,18 @@ def decode(frame: bytes) -> Envelope:
     """Return the envelope in a frame.
 
     Raises:
-        FrameError: it is not exactly one well-formed envelope of this wire version.
+        FrameError: it is not exactly one well-formed envelope of a version that this
+            release speaks.
     """
     try:
         envelope = _decoder.decode(frame)
     except _NOT_DECODED as error:
         raise FrameError(f"The frame cannot be read: {error}") from error
-    if envelope.version != WIRE_VERSION:
+    opening = isinstance(envelope.message, Hello | Refusal)
+    if not opening and not WIRE_MINIMUM <= envelope.version <= WIRE_VERSION:
         raise FrameError(
-            f"The frame has wire version {envelope.version}, this member speaks {WIRE_VERSION}."
+            f"The frame has wire version {envelope.version}, and this member speaks "
+            f"{WIRE_MINIMUM} to {WIRE_VERSION}."
         )
     if isinstance(envelope.message, Append):
         _check_records(envelope.term, envelope.message)
@@ -193,38 +208,33 @@ def _check_records(term: int, message: Append) -> None:
         last_index, last_term = index, record_term
 
 
-def encode_membership(operation: str, member: str) -> bytes:
-    """Return the content of a log entry that adds (`add`) or removes (`rem`) a member."""
-    return _encoder.encode((operation, member))
+class Greeting(msgspec.Struct, frozen=True, array_like=True):
+    """The first bytes of a connection: who dials, whom it means to reach, what it speaks.
 
-
-def decode_membership(content: bytes) -> tuple[str, str]:
-    """Return operation and member of such an entry.
-
-    Raises:
-        FrameError: the content is none.
+    For the last three fields see `consensus.raft_types.Introduction`. Both hands are read by
+    all releases: they may grow at their end, and what is surplus is ignored.
     """
-    try:
-        return msgspec.msgpack.decode(content, type=tuple[str, str])
-    except _NOT_DECODED as error:
-        raise FrameError(f"The membership entry cannot be read: {error}") from error
-
-
-class Greeting(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The first bytes of a connection: who dials, and whom it means to reach."""
 
     wire_version: Number
     cluster: Name
     sender: Name
     receiver: Name
+    wire_minimum: Number = 1
+    seat_id: Annotated[bytes, msgspec.Meta(max_length=16)] = b""
+    configuration: Number = 0
+    address: Annotated[str, msgspec.Meta(max_length=ADDRESS_CHARS_MAX)] = ""
 
 
-class Welcome(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The only bytes that come back: who was reached, and why not, if it does not listen."""
+class Welcome(msgspec.Struct, frozen=True, array_like=True):
+    """The only bytes that come back: who was reached, and why not, if it does not listen.
+
+    `removed` says that the dialer has no seat in the cluster any more.
+    """
 
     cluster: Name
     member: Name
     refusal: Annotated[str, msgspec.Meta(max_length=REASON_CHARS_MAX)]
+    removed: bool = False
 
 
 _Hand = TypeVar("_Hand", Greeting, Welcome)

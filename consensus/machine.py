@@ -1,8 +1,9 @@
 """The replicated state machine: apply(entry) -> results, and nothing else.
 
 It reads no clock, draws no number and knows no time zone. The same entries give the same
-bytes on every member, and the rolling hash over everything that was written is the proof:
-members compare it, and one that differs stops itself.
+bytes on every member, and the rolling hash is the proof: it covers everything that was
+written and, a window at each mark, what lies in the store (see `consensus.scrub`). Members
+compare it at the marks, and one that differs stops itself (see `consensus.state_check`).
 
 A command that is refused, and even one that meets a fault of ours, has a result and
 changes nothing: otherwise one bad command would stop every member at the same entry, and
@@ -14,14 +15,22 @@ holds for what only this member has met: no memory, no disk.
 from __future__ import annotations
 
 import struct
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any, NoReturn
 
 import msgspec
 
-from consensus import apply_claims, apply_jobs, apply_members, commands
+from consensus import (
+    apply_claims,
+    apply_jobs,
+    apply_levels,
+    apply_members,
+    commands,
+    features,
+    scrub,
+)
 from consensus.commands import Batch, Entry, Refused, RequestKey, Result
 from consensus.context import Context, Effects
 from storage import keys, models
@@ -34,6 +43,8 @@ HASH_BYTES = 16
 # Answers of batches that a proposer has given up are dropped with its later batches, so
 # many at a time: more than one batch can leave behind.
 RESULTS_DROPPED_MAX = 64
+# Marks that are remembered, to be compared with members that are as far behind.
+MARKS_KEPT = 64
 
 _APPLIERS: dict[type[Any], Callable[[Context, Any], Result]] = {
     commands.PutJob: apply_jobs.put_job,
@@ -46,6 +57,7 @@ _APPLIERS: dict[type[Any], Callable[[Context, Any], Result]] = {
     commands.Heartbeat: apply_members.heartbeat,
     commands.Expire: apply_members.expire,
     commands.Clean: apply_members.clean,
+    commands.RaiseLevel: apply_levels.raise_level,
 }
 # Faults of this member, not of the command: the others have applied it.
 _OWN_FAULTS = (MemoryError, RecursionError, OSError)
@@ -57,9 +69,14 @@ BatchResults = tuple[bytes, int, tuple[Result, ...]]
 
 
 class Machine:
-    """Applies committed entries to a store, in order, each exactly once."""
+    """Applies committed entries to a store, in order, each exactly once.
+
+    Raises:
+        LevelUnsupported: the store is one of a cluster that needs another release.
+    """
 
     def __init__(self, store: Store) -> None:
+        features.check_supported(store)
         self._store = store
         raw = store.get(keys.META)
         meta = Meta(0, 0, 0, bytes(HASH_BYTES), {}) if raw is None else models.decode_meta(raw)
@@ -68,6 +85,10 @@ class Machine:
         self.clock_ms = meta.clock_ms
         self.state_hash = meta.state_hash
         self.counters: Counter[str] = Counter(meta.counters)
+        # Where the next window of the store begins that goes into the hash.
+        self._scrub_from = meta.scrub_from or scrub.FIRST
+        # The hashes at the last marks, as (index, hash), oldest first.
+        self.marks: deque[tuple[int, bytes]] = deque(maxlen=MARKS_KEPT)
         # What the present entry has written so far, for the hash.
         self._trace: list[bytes] = []
 
@@ -96,6 +117,8 @@ class Machine:
             context = Context(self._store, index, self.clock_ms, effects)
             results = [self._apply_batch(context, batch) for batch in entry.batches]
             self._extend_hash(index)
+        if index % scrub.MARK_EVERY == 0:
+            self._mark(index)
         self.applied_index, self.applied_term = index, term
         return results
 
@@ -107,6 +130,7 @@ class Machine:
             self.clock_ms,
             self.state_hash,
             dict(sorted(self.counters.items())),
+            self._scrub_from,
         )
         self._store.savepoint()
         self._store.put(keys.META, models.encode(meta))
@@ -220,6 +244,12 @@ class Machine:
         self._trace.clear()
         self.state_hash = digest.digest()
 
+    def _mark(self, index: int) -> None:
+        """Take the next window of what lies in the store into the hash, and remember it."""
+        seen, self._scrub_from = scrub.window(self._store, self._scrub_from)
+        self.state_hash = blake2b(self.state_hash + seen, digest_size=HASH_BYTES).digest()
+        self.marks.append((index, self.state_hash))
+
 
 def _stop(index: int, error: Exception) -> NoReturn:
     raise InvariantViolated(
@@ -235,15 +265,21 @@ def _decode(index: int, command: bytes) -> Entry:
     try:
         entry = commands.decode_entry(command)
     except msgspec.MsgspecError as error:
+        _check_level(index, commands.level_of(command))
         raise InvariantViolated(
             f"Entry {index} is not understood by this version ({error}); it was written by a"
             " newer one, or the log is damaged. Upgrade this member."
         ) from error
+    _check_level(index, entry.level)
+    return entry
+
+
+def _check_level(index: int, level: int | None) -> None:
+    """Stop at an entry of a newer release: all that follows may depend on what it says."""
     invariant(
-        entry.version <= commands.ENTRY_VERSION,
+        level is None or level <= features.CURRENT,
         "An entry is of a newer version; upgrade this member.",
         index=index,
-        version=entry.version,
-        known=commands.ENTRY_VERSION,
+        level=level,
+        supported=features.CURRENT,
     )
-    return entry

@@ -18,6 +18,7 @@ safety.
 from __future__ import annotations
 
 import statistics
+from collections.abc import Callable
 
 from storage.clock import Environment
 
@@ -39,11 +40,16 @@ CARRIED_RATE = 0.5
 class Timekeeper:
     """The time of day in milliseconds, never running backwards by a jump."""
 
-    def __init__(self, environment: Environment, skew_ms_max: int, others_min: int = 0) -> None:
-        """`others_min` says how many other members have to confirm the time of day."""
+    def __init__(
+        self,
+        environment: Environment,
+        skew_ms_max: int,
+        others_min: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """`others_min` returns how many other members have to confirm the time of day."""
         self._environment = environment
         self._skew_ms_max = skew_ms_max
-        self.others_min = others_min
+        self._others_min = others_min
         self._anchor_ms = environment.wall_ms()
         self._anchor_s = environment.monotonic_s()
         self._jumped_since_s: float | None = None
@@ -95,7 +101,7 @@ class Timekeeper:
     @property
     def confirmed(self) -> bool:
         """Whether as many others as it takes have told their time lately."""
-        return len(self._fresh()) >= self.others_min
+        return len(self._fresh()) >= self._others_min()
 
     @property
     def suspect(self) -> bool:

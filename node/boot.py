@@ -17,27 +17,43 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from api.application import make_application
 from api.server import start_server
 from consensus.peers import PeerNetwork
-from consensus.raft_types import RaftSettings
+from consensus.raft_types import MemberRemoved, RaftSettings
+from consensus.state_check import StateDiverged
+from node.disk import DataDisk
 from node.node import Node
+from node.quarantine import close_directory, leave_directory
+from node.runner.descriptors import raise_descriptor_limit
 from node.runner_client import RunnerClient
 from node.settings import NodeSettings
 from node.spool import Spool
 from storage.clock import Environment, SystemEnvironment
 from storage.journal import LmdbJournal
 from storage.lmdb_store import LmdbStore
+from storage.snapshot_store import LmdbSource
 
 logger = logging.getLogger(__name__)
 
 EXIT_FATAL = 70
+# The state was found to be wrong; a supervisor must not try again by itself.
+EXIT_QUARANTINED = 79
+# The disk is almost full; whoever starts it again without making room gets the same.
+EXIT_NO_ROOM = 75
+EXIT_REMOVED = 80
 FAREWELL_S_MAX = 30.0
+GRACE_WITHOUT_ROOM_S = 5.0
 
 
 class DirectoryInUse(Exception):
     """Another process works on this data directory."""
+
+
+class TooManySlots(Exception):
+    """The system does not allow as many commands at once as there are slots."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +72,8 @@ class Boot:
 def locked(data_dir: Path) -> Iterator[None]:
     """Hold the data directory, or say who cannot have it."""
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Also one that was made by hand: what jobs carry and print is nobody else's business.
+    data_dir.chmod(0o700)
     descriptor = os.open(data_dir / "node.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -76,20 +94,49 @@ async def run_member(boot: Boot) -> int:
     environment = SystemEnvironment()
     loop = asyncio.get_running_loop()
     asked: asyncio.Future[None] = loop.create_future()
+    again: asyncio.Future[None] = loop.create_future()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _ask, asked)
+        loop.add_signal_handler(number, _ask, asked, again)
     died: asyncio.Future[BaseException] = loop.create_future()
     runner = RunnerClient(environment, on_death=lambda error: _tell(died, error))
     await runner.start(boot.data_dir)
     try:
-        return await _run(boot, environment, runner, asked, died)
+        check_slots(boot.settings.slots, runner.attempts_max)
+        # Behind the runner, which would pass a higher limit on to commands.
+        raise_descriptor_limit()
+        return await _run(boot, environment, runner, _Ends(asked, again, died))
     finally:
         await runner.stop()
 
 
-def _ask(asked: asyncio.Future[None]) -> None:
-    if not asked.done():
-        asked.set_result(None)
+def check_slots(slots: int, attempts_max: int) -> None:
+    """Refuse more slots than there are commands that can run: some would fail at once.
+
+    Raises:
+        TooManySlots: with the numbers, and what can be done.
+    """
+    if slots > attempts_max:
+        raise TooManySlots(
+            f"node.slots is {slots}, but the limit of open files leaves room for {attempts_max} "
+            "commands at once. Raise the hard limit (ulimit -Hn, LimitNOFILE= in a service "
+            "file) or lower node.slots."
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """What can end a member from outside: to be asked, once or again, or its runner's death."""
+
+    asked: asyncio.Future[None]
+    again: asyncio.Future[None]
+    died: asyncio.Future[BaseException]
+
+
+def _ask(*wishes: asyncio.Future[None]) -> None:
+    for wish in wishes:
+        if not wish.done():
+            wish.set_result(None)
+            return
 
 
 def _tell(died: asyncio.Future[BaseException], error: BaseException) -> None:
@@ -101,38 +148,81 @@ async def _run(
     boot: Boot,
     environment: Environment,
     runner: RunnerClient,
-    asked: asyncio.Future[None],
-    died: asyncio.Future[BaseException],
+    ends: _Ends,
 ) -> int:
     settings = boot.settings
+    store = LmdbStore(boot.data_dir / "state")
+    journal = LmdbJournal(
+        boot.data_dir / "journal",
+        cluster=settings.cluster,
+        member=settings.name,
+        environment=environment,
+    )
     node = Node(
         settings,
         environment=environment,
-        journal=LmdbJournal(
-            boot.data_dir / "journal",
-            cluster=settings.cluster,
-            member=settings.name,
-            environment=environment,
-        ),
+        journal=journal,
         network=boot.network,
-        store=LmdbStore(boot.data_dir / "state"),
+        store=store,
         spool=Spool(boot.data_dir / "spool"),
         runner=runner,
         raft_settings=boot.raft,
+        source=LmdbSource(store, cluster=settings.cluster, environment=environment),
+        disk=DataDisk(boot.data_dir, journal, store),
     )
     application = make_application(node, version=settings.version, registry=node.metrics.registry)
     await node.start()
     server = await start_server(application, boot.http_host, boot.http_port)
     logger.info("Member %s serves http://%s:%d", settings.name, boot.http_host, boot.http_port)
-    await asyncio.wait((asked, died, node.fatal), return_when=asyncio.FIRST_COMPLETED)
-    if not asked.done():
-        error = (died if died.done() else node.fatal).result()
+    await _first_of(ends.asked, node.leaving, ends.died, node.fatal)
+    reason = node.leaving.result() if node.leaving.done() else None
+    if not (ends.died.done() or node.fatal.done()):
+        await _drain(node, _grace_s(settings, reason), ends)
+    if ends.died.done() or node.fatal.done():
+        error = (ends.died if ends.died.done() else node.fatal).result()
         # What it holds in memory may not be true; the journal and its peers are.
-        logger.critical("This member must stop: %s", error, exc_info=error)
+        trace = None if isinstance(error, MemberRemoved) else error
+        logger.critical("This member must stop: %s", error, exc_info=trace)
+        status = _last_will(boot, node, error)
         await runner.stop()
         logging.shutdown()
-        os._exit(EXIT_FATAL)
+        os._exit(status)
     await server.stop()
     await asyncio.wait_for(node.stop(), timeout=FAREWELL_S_MAX)
     logger.info("Member %s has stopped.", settings.name)
-    return 0
+    return 0 if reason is None else EXIT_NO_ROOM
+
+
+async def _first_of(*futures: asyncio.Future[Any]) -> None:
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _grace_s(settings: NodeSettings, reason: Exception | None) -> float:
+    """Return how long runs may go on; a member that must stop has no time for all of them."""
+    if reason is None:
+        return settings.drain_grace_ms / 1000
+    logger.critical("This member must stop: %s", reason)
+    return min(settings.drain_grace_ms / 1000, GRACE_WITHOUT_ROOM_S)
+
+
+async def _drain(node: Node, grace_s: float, ends: _Ends) -> None:
+    """Let a member put down what it holds; whoever asks a second time ends the patience."""
+    logger.info("Member %s drains.", node.settings.name)
+    ends.again.add_done_callback(lambda _: node.departure.hurry())
+    drained = asyncio.ensure_future(node.departure.drain(grace_s))
+    await _first_of(drained, ends.died, node.fatal)
+    if drained.done():
+        drained.result()
+
+
+def _last_will(boot: Boot, node: Node, error: BaseException) -> int:
+    """Leave behind what a failure asks for; return the exit status that names it."""
+    if isinstance(error, MemberRemoved):
+        leave_directory(boot.data_dir, str(error))
+        return EXIT_REMOVED
+    if not isinstance(error, StateDiverged):
+        return EXIT_FATAL
+    paths = {"journal_path": boot.data_dir / "journal", "state_path": boot.data_dir / "state"}
+    marker = close_directory(boot.data_dir, str(error), {**node.self_report.post_mortem(), **paths})
+    logger.critical("This member is in quarantine, and %s says why and what to do.", marker)
+    return EXIT_QUARANTINED

@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from consensus.configuration import split_address
 from node.config_settings import MEMBERS_MAX, Config
-from node.config_values import is_loopback, split_address
+from node.config_values import is_loopback
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,12 @@ RULES = (
         lambda config: config.raft.heartbeat_ms * 3 < config.raft.election_min_ms,
         "raft.heartbeat must be below a third of raft.election_min, so that two lost heartbeats "
         "cost no leader.",
+    ),
+    Rule(
+        ("node.disk_critical_bytes", "node.disk_low_bytes"),
+        lambda config: config.node.disk_critical_bytes <= config.node.disk_low_bytes,
+        "node.disk_critical_bytes must not be above node.disk_low_bytes, or a member stops before "
+        "it has said that its disk is low.",
     ),
     Rule(
         ("scheduler.heartbeat", "scheduler.lease"),

@@ -71,10 +71,18 @@ class Metrics:
                 "raft_has_quorum": "1 while a majority is in contact.",
                 "runs_active": "Attempts that this member holds.",
                 "slots": "Attempts that this member can hold.",
+                "feature_level": "The cluster's feature level.",
+                "feature_level_supported": "The highest level that this member supports.",
                 "clock_offset_seconds": "How far the cluster's time is ahead of this member's.",
                 "journal_entries": "Log entries in this member's journal.",
                 "state_bytes": "Used size of this member's state file.",
                 "commands_waiting": "Commands that wait on this member to be proposed.",
+                "state_differs": "Members whose state differs from this one's at the same index.",
+                "disk_free_bytes": "What the disk of the data directory has left.",
+                "disk_low": "1 while that is too little to take writes.",
+                "journal_map_used_ratio": "Used part of the journal's address space.",
+                "state_map_used_ratio": "Used part of the state's address space.",
+                "state_reader_age_seconds": "For how long a reader has held old pages.",
                 "reports_waiting": "Ends of attempts that the cluster has not accepted yet.",
             }.items()
         }
@@ -101,6 +109,8 @@ class Metrics:
             "raft_has_quorum": status.has_quorum,
             "runs_active": status.slots_used,
             "slots": status.slots,
+            "feature_level": status.feature_level,
+            "feature_level_supported": status.feature_level_supported,
             "clock_offset_seconds": (status.clock_offset_ms or 0) / 1000,
             **facts,
         }

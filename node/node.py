@@ -12,38 +12,51 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Any, Protocol
+from typing import Protocol
 
-from api.cluster import ClusterStatus
-from api.faults import Fault
-from api.zones import tzdata_version
-from consensus.commands import Command, Heartbeat, Refused, Result
+import msgspec
+
+from consensus import features
+from consensus.commands import Command, Expire, Heartbeat
 from consensus.context import Effects
 from consensus.driver import Raft
 from consensus.errors import NoQuorum
 from consensus.machine import BatchResults
 from consensus.proposer import Proposer
 from consensus.raft_types import Journal, Network, RaftSettings
+from consensus.read_index import ReadIndex
+from consensus.state_check import StateCheck
 from consensus.timekeeper import Timekeeper
+from node.backups import Backups, Source
 from node.definitions import Definitions
+from node.departure import Departure
+from node.disk import Disk, DiskAlmostFull, Marks
 from node.executors.protocol import Runner
 from node.executors.protocol import Services as ExecutorServices
 from node.executors.registry import Registry
+from node.face import Face
+from node.incarnation import later_incarnation
 from node.lease import Lease
+from node.mailbox import Mailbox
 from node.metrics import Metrics
 from node.ownership import Ownership
 from node.replica import Listeners, Replica
+from node.self_report import SelfReport
 from node.services.cleaner import Cleaner
+from node.services.disk_watch import DiskWatch
 from node.services.due_loop import DueLoop
 from node.services.heartbeat import HeartbeatService
+from node.services.levels import LevelService
 from node.services.reaper import Reaper
 from node.services.reporter import Reporter
 from node.services.service import Services
 from node.services.worker import Worker
 from node.settings import NodeSettings
 from node.spool import Spool
+from node.state_guard import StateGuard
+from node.time_exchange import TimeExchange
 from storage import keys, models
 from storage.clock import Environment, new_id
 from storage.models import Member
@@ -51,9 +64,8 @@ from storage.store import FlushedStore, View
 
 logger = logging.getLogger(__name__)
 
-BATCH_KIND, TIME_ASKED_KIND, TIME_KIND = b"b", b"a", b"t"
+BATCH_KIND, MARKS_KIND, READ_KIND, DISK_KIND = b"b", b"m", b"r", b"d"
 MEMBERS_MAX = 100
-CATCH_UP_ENTRIES = 1_000  # a member this far behind is not ready
 
 
 class Guard(Runner, Protocol):
@@ -62,11 +74,13 @@ class Guard(Runner, Protocol):
     def extend_lease(self, until_s: float) -> None: ...
 
 
-class Node:
-    """One member. `await start()`, `await stop()`; `fatal` is done when it must die.
+class Node(Face):
+    """One member. `await start()`, `await stop()`; `fatal` is done when it must die, and
+    `leaving` when somebody has asked for its orderly end.
 
     `registry` holds the executors, by default all that are installed; `state_writer` runs
-    the commits of the state, by default in a thread of its own.
+    the commits of the state, by default in a thread of its own. Without `source` there are
+    no backups of this member, and without `disk` nobody watches how much room it has.
     """
 
     def __init__(
@@ -83,47 +97,96 @@ class Node:
         raft_class: Callable[..., Raft] = Raft,
         registry: Registry | None = None,
         state_writer: Executor | None = None,
+        source: Source | None = None,
+        disk: Disk | None = None,
     ) -> None:
         self.settings = settings
         self.environment = environment
         self.view: View = store
-        self.fatal: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self.fatal: asyncio.Future[BaseException] = loop.create_future()
+        self.leaving: asyncio.Future[DiskAlmostFull | None] = loop.create_future()
         self._runner = runner
         self._journal = journal
         self._store = store
-        self._incarnation = self._new_incarnation()
+        self._incarnation = later_incarnation(environment, store, settings.name)
         # Only the first heartbeat of a process says that its predecessors are dead: the
         # locks on the data directory and of the runner have proven it.
         self._supersedes = True
         self.timekeeper = Timekeeper(
-            environment, settings.clock_skew_ms_max, len(settings.voters) // 2
+            environment,
+            settings.clock_skew_ms_max,
+            lambda: len(self.raft.configuration.voters) // 2,
         )
         self.replica = Replica(
             store, environment, Listeners(self._take_results), self.fail, state_writer
         )
         self.timekeeper.log_said(self.replica.machine.clock_ms)
+        self._build_consensus(network, raft_settings, raft_class)
+        self._backups = None if source is None else Backups(source, self.replica)
+        self.state_guard = self._make_state_guard()
+        self._open_mailbox()
+        self._disk_watch = None if disk is None else self._make_disk_watch(disk)
+        self._build_duties(spool, registry)
+        self.self_report = SelfReport(
+            settings, environment, self.raft, self.replica, journal,
+            self.timekeeper, self.lease, self.worker, self.state_guard, self._disk_watch,
+        )  # fmt: skip
+
+    def _build_consensus(
+        self, network: Network, raft_settings: RaftSettings, raft_class: Callable[..., Raft]
+    ) -> None:
+        settings, environment = self.settings, self.environment
         self._proposer = Proposer(
             session=new_id(environment),
             environment=environment,
             clock_ms=self.timekeeper.stamp_ms,
             message_kind=BATCH_KIND,
+            level=self._level,
         )
+        self._mailbox = Mailbox(lambda: self.raft.configuration.names - {settings.name})
         self.raft = raft_class(
             member=settings.name,
-            voters=settings.voters,
+            bootstrap=settings.bootstrap,
             cluster=settings.cluster,
-            journal=journal,
+            journal=self._journal,
             network=network,
             environment=environment,
             settings=raft_settings,
             applied_index=self.replica.applied_index,
             apply=self.replica.apply,
-            receive=self._receive,
+            receive=self._mailbox.receive,
             on_leadership=self._on_leadership,
             on_fatal=self.fail,
         )
         self._proposer.attach(self.raft)
-        self._build_duties(spool, registry)
+        self._reads = ReadIndex(
+            session=new_id(environment), environment=environment, message_kind=READ_KIND
+        )
+        self._reads.attach(self.raft)
+
+    def _make_state_guard(self) -> StateGuard:
+        check = StateCheck(
+            self.settings.name,
+            self.environment,
+            voters=lambda: self.raft.configuration.voters,
+            own_marks=lambda: self.replica.machine.marks,
+        )
+        return StateGuard(check, lambda marks: self._mailbox.tell_all(MARKS_KIND, marks), self.fail)
+
+    def _make_disk_watch(self, disk: Disk) -> DiskWatch:
+        settings = self.settings
+        watch = DiskWatch(
+            disk,
+            Marks(low_bytes=settings.disk_low_bytes, critical_bytes=settings.disk_critical_bytes),
+            self.environment,
+            self.raft,
+            voters=lambda: self.raft.configuration.voters,
+            tell=lambda state: self._mailbox.tell_all(DISK_KIND, state),
+            on_critical=self.leave,
+        )
+        self._mailbox.on(DISK_KIND, watch.heard)
+        return watch
 
     def _build_duties(self, spool: Spool, registry: Registry | None) -> None:
         settings, environment = self.settings, self.environment
@@ -146,15 +209,23 @@ class Node:
         )  # fmt: skip
         self.heartbeat = HeartbeatService(
             self, lease, self.timekeeper, environment, settings.heartbeat_ms,
-            self._make_heartbeat, self._on_renewed, self._on_given_up, self._ask_time,
+            self._make_heartbeat, self._on_renewed, self._on_given_up, self._beat,
         )  # fmt: skip
         self.reaper = Reaper(self, self.view, environment, settings.lease_ms)
         self.reaper.own = self._incarnation
         cleaner = Cleaner(
             self, settings.output_kept_ms, self.timekeeper.now_ms, lambda: self.raft.is_leader
         )
-        duties = (self.heartbeat, self.due_loop, self.reporter, self.reaper, cleaner)
-        self._services = Services(duties, self.fail)
+        levels = LevelService(
+            self, self.view, lambda: self.raft.configuration.names, lambda: self.raft.is_leader
+        )
+        duties = (self.heartbeat, self.due_loop, self.reporter, self.reaper, cleaner, levels)
+        watches = () if self._disk_watch is None else (self._disk_watch,)
+        self._services = Services((*duties, *watches), self.fail)
+        self.departure = Departure(
+            self, self.raft, self.due_loop, self.heartbeat, self.worker, self.reporter,
+            self._make_farewell,
+        )  # fmt: skip
         listeners = self.replica.listeners
         listeners.effects += [self._take_effects, self.metrics.applied]
         listeners.applied.append(self._applied)
@@ -171,18 +242,16 @@ class Node:
         self._services.start()
 
     async def stop(self) -> None:
-        """Hand back what is held, hand over leadership, and close everything."""
-        self.due_loop.enabled = False
-        await self.worker.stop()
-        if self.raft.has_quorum_contact:
-            try:
-                await asyncio.wait_for(self.reporter.drained(), timeout=5)
-            except TimeoutError:
-                logger.warning("%d ends stay in the spool.", self.reporter.waiting)
+        """Leave, without any grace for what still runs, and close everything."""
+        await self.departure.drain(grace_s=0)
         await self._services.stop()
+        await self.departure.leave()
         await self.raft.stop()
+        self._reads.close()
         self._proposer.close(NoQuorum("This member is stopping."))
         await self.registry.stop()
+        if self._backups is not None:
+            await self._backups.stop()
         await self.replica.stop()
 
     def fail(self, error: BaseException) -> None:
@@ -190,45 +259,24 @@ class Node:
         if not self.fatal.done():
             self.fatal.set_result(error)
 
-    # --- Door to the log (api.cluster.Cluster, services) ------------------------------------
+    # --- What members tell each other --------------------------------------------------------
 
-    async def propose(self, commands: Sequence[Command], *, timeout_s: float) -> tuple[Result, ...]:
-        results = await self._proposer.propose(commands, timeout_s=timeout_s)
-        for result in results:
-            if isinstance(result, Refused) and result.code == "expired":
-                raise NoQuorum(result.detail)
-        return results
+    def _level(self) -> int:
+        return features.in_force(self.view)
 
-    async def barrier(self, *, timeout_s: float) -> None:
-        """Wait for a round trip through the log, which shows all that came before it."""
-        await self._proposer.propose((), timeout_s=timeout_s)
+    def _open_mailbox(self) -> None:
+        """Connect what members tell each other past the log with who listens to it."""
+        mailbox = self._mailbox
+        mailbox.on(BATCH_KIND, lambda _, content: self._proposer.receive(content))
+        mailbox.on(READ_KIND, self._reads.receive)
+        mailbox.on(MARKS_KIND, self.state_guard.receive)
+        self._times = TimeExchange(self.timekeeper, self.environment, mailbox)
+        mailbox.attach(self.raft)
 
-    async def wait_applied(self, index: int, *, timeout_s: float) -> bool:
-        return await self.replica.wait_applied(index, timeout_s=timeout_s)
-
-    def now_ms(self) -> int:
-        """Return the time of day as the cluster has it."""
-        return max(self.replica.machine.clock_ms, self.timekeeper.cluster_ms())
-
-    @property
-    def time_confirmed(self) -> bool:
-        return self.timekeeper.confirmed
-
-    def _receive(self, member: str, payload: bytes) -> None:
-        kind, content = payload[:1], payload[1:]
-        if kind == BATCH_KIND:
-            self._proposer.receive(content)
-        elif kind == TIME_ASKED_KIND:
-            now_ms = self.timekeeper.now_ms()
-            self.raft.send(member, TIME_KIND + content + now_ms.to_bytes(8, "big"))
-        elif kind == TIME_KIND:
-            asked_ms, now_ms = (int.from_bytes(part, "big") for part in (content[:8], content[8:]))
-            self.timekeeper.answered(member, asked_ms, now_ms)
-
-    def _ask_time(self) -> None:
-        asked_ms = int(self.environment.monotonic_s() * 1000)
-        for member in sorted(self.settings.voters - {self.settings.name}):
-            self.raft.send(member, TIME_ASKED_KIND + asked_ms.to_bytes(8, "big"))
+    def _beat(self) -> None:
+        """Ask and tell the other members, past the log, what goes with every heartbeat."""
+        self._times.ask()
+        self.state_guard.beat()
 
     def _on_leadership(self, leads: bool) -> None:
         logger.info("This member %s.", "leads" if leads else "does not lead")
@@ -268,20 +316,22 @@ class Node:
     # --- Lease and slots --------------------------------------------------------------------
 
     def _make_heartbeat(self) -> Heartbeat:
-        settings = self.settings
-        return Heartbeat(
-            settings.name,
-            self._incarnation,
-            settings.lease_ms,
-            settings.slots,
-            settings.http_address,
-            settings.version,
-            tzdata_version(),
-            dict(settings.labels),
-            accepting=self.due_loop.enabled and not self.timekeeper.suspect,
-            running=self.worker.held_count,
-            supersedes=self._supersedes,
+        accepting = self.due_loop.enabled and not self.timekeeper.suspect
+        return self.self_report.heartbeat(
+            self._incarnation, accepting=accepting, supersedes=self._supersedes
         )
+
+    def _make_farewell(self) -> tuple[Command, ...]:
+        """Return the commands that end this life: a lease that is over, and its expiry."""
+        last = msgspec.structs.replace(
+            self._make_heartbeat(), slots=0, lease_ms=-1, accepting=False
+        )
+        return last, Expire(self._incarnation)
+
+    def leave(self, reason: DiskAlmostFull | None = None) -> None:
+        """Ask for the end of this member, see `leaving`; it drains before that."""
+        if not self.leaving.done():
+            self.leaving.set_result(reason)
 
     def _on_renewed(self) -> None:
         self._supersedes = False
@@ -291,83 +341,11 @@ class Node:
 
     def _on_given_up(self) -> None:
         self.worker.lease_lost()
-        self._incarnation = self._new_incarnation()
+        self._incarnation = later_incarnation(self.environment, self.view, self.settings.name)
         self.reaper.own = self._incarnation
-
-    def _new_incarnation(self) -> bytes:
-        """Return an id behind those of all earlier lives, wherever the clock stands by now."""
-        fresh = new_id(self.environment)
-        raw = self.view.get(keys.MEMBER + self.settings.name.encode())
-        known = b"" if raw is None else models.decode_member(raw).incarnation
-        if fresh > known:
-            return fresh
-        born_ms = int.from_bytes(known[:6], "big") + 1
-        return born_ms.to_bytes(6, "big") + fresh[6:]
 
     def _free_slots(self) -> int:
         return self.settings.slots - self.worker.held_count
 
     def _on_slot_free(self) -> None:
         self.due_loop.slot_freed()
-
-    # --- What the API shows -----------------------------------------------------------------
-
-    @property
-    def applied_index(self) -> int:
-        return self.replica.applied_index
-
-    @property
-    def has_quorum(self) -> bool:
-        return self.raft.has_quorum_contact
-
-    def status(self) -> ClusterStatus:
-        raft, machine = self.raft, self.replica.machine
-        role = "leader" if raft.is_leader else "follower" if raft.leader else "candidate"
-        return ClusterStatus(
-            cluster=self.settings.cluster,
-            member=self.settings.name,
-            role=role,
-            leader=raft.leader,
-            term=raft.term,
-            commit_index=raft.commit_index,
-            applied_index=machine.applied_index,
-            has_quorum=raft.has_quorum_contact,
-            caught_up=self._caught_up(),
-            clock_ms=machine.clock_ms,
-            clock_offset_ms=self.timekeeper.offset_ms,
-            state_hash=machine.state_hash.hex(),
-            voters=tuple(sorted(self.settings.voters)),
-            counters=dict(machine.counters),
-            slots=self.settings.slots,
-            slots_used=self.worker.held_count,
-        )
-
-    def _caught_up(self) -> bool:
-        return self.raft.commit_index - self.replica.applied_index < CATCH_UP_ENTRIES
-
-    def readiness(self) -> list[str]:
-        missing = []
-        if not self.raft.has_quorum_contact:
-            missing.append("There is no contact with a majority of the members.")
-        if not self._caught_up():
-            missing.append("The log is still being applied.")
-        if not self.lease.held:
-            missing.append("This member has no valid lease yet.")
-        if not self.timekeeper.confirmed:
-            missing.append("No majority has confirmed this member's time of day yet.")
-        elif self.timekeeper.suspect:
-            missing.append(
-                f"This member's clock is off by {self.timekeeper.offset_ms} ms or has jumped."
-            )
-        return missing
-
-    def validate_action(self, action: Mapping[str, Any], pointer: str) -> list[Fault]:
-        return self.registry.validate(action, pointer)
-
-    def metrics_text(self) -> bytes:
-        return self.metrics.render(
-            journal_entries=self.raft.last_index - self.raft.first_index + 1,
-            state_bytes=self._store.used_bytes(),
-            commands_waiting=self._proposer.waiting_commands,
-            reports_waiting=self.reporter.waiting,
-        )

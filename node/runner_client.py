@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Literal, cast
 
 from node.runner.limits import (
-    ATTEMPTS_IN_FLIGHT_MAX,
     RECHECK_S,
     SILENCE_S_MAX,
     START_S_MAX,
@@ -78,7 +77,7 @@ class RunnerDied(RunnerError):
 
 
 class RunnerFull(RunnerError):
-    """As many attempts are in flight as the runner takes (ATTEMPTS_IN_FLIGHT_MAX)."""
+    """As many attempts are in flight as the runner takes (`Ready.attempts_max`)."""
 
 
 class _Attempt:
@@ -125,6 +124,8 @@ class RunnerClient(asyncio.Protocol):
         self._is_stopping = False
         self._reason = ""
         self._was_ready = False
+        # How many attempts the runner takes at once, as it said when it was ready.
+        self.attempts_max = 0
         # The end of the lease that the runner said it guards; nothing holds beyond it.
         self.lease_confirmed_until_s = 0.0
 
@@ -202,14 +203,14 @@ class RunnerClient(asyncio.Protocol):
         If the caller is cancelled, the command is killed with its grace.
 
         Raises:
-            RunnerFull: ATTEMPTS_IN_FLIGHT_MAX are in flight; nothing was started.
+            RunnerFull: `attempts_max` are in flight; nothing was started.
             RunnerDied: the runner is gone; the command is dead, its end is not known.
         """
         attempt_id = request.attempt_id
         if attempt_id in self._attempts:
             raise ValueError(f"Attempt {attempt_id!r} is in flight already.")
-        if len(self._attempts) >= ATTEMPTS_IN_FLIGHT_MAX:
-            raise RunnerFull(f"The runner has its {ATTEMPTS_IN_FLIGHT_MAX} attempts in flight.")
+        if len(self._attempts) >= self.attempts_max:
+            raise RunnerFull(f"The runner has its {self.attempts_max} attempts in flight.")
         try:
             frame = encode_frame(request)
         except FrameError as error:
@@ -294,6 +295,7 @@ class RunnerClient(asyncio.Protocol):
                 self._stop_suspecting()
             case Ready():
                 self._was_ready = True
+                self.attempts_max = message.attempts_max
                 if not self._is_ready.done():
                     self._is_ready.set_result(message)
             case Stuck():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from consensus.configuration import Configuration
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSettings:
@@ -12,7 +14,8 @@ class NodeSettings:
 
     name: str
     cluster: str
-    voters: frozenset[str]
+    # The first members of the cluster; the log knows who belongs to it since.
+    bootstrap: Configuration
     http_address: str
     version: str
     slots: int = 512
@@ -23,3 +26,6 @@ class NodeSettings:
     heartbeat_ms: int = 1_000
     clock_skew_ms_max: int = 500
     output_kept_ms: int = 30 * 86_400_000
+    drain_grace_ms: int = 20_000
+    disk_low_bytes: int = 512 * 1_048_576
+    disk_critical_bytes: int = 128 * 1_048_576

@@ -25,6 +25,7 @@ import lmdb
 import msgspec
 
 from storage.clock import Environment, new_id
+from storage.files import sync_directory
 from storage.journal_format import (
     FORMAT_VERSION,
     TRIM_RECORDS_MAX,
@@ -46,13 +47,15 @@ from storage.journal_format import (
 
 _T = TypeVar("_T")
 
-# Address space only: the file is sparse and grows with what is stored.
-MAP_BYTES = 64 * 1024**3
+# Address space only: the file grows with what is stored. Four times the longest tail that
+# can be configured.
+MAP_BYTES = 256 * 1024**3
 
 _IDENTITY = b"identity"
 _HARD_STATE = b"hard_state"
 _BOOTS = b"boots"
 _DISK = b"disk:"
+_CONFIGURATION = b"configuration"
 
 _ADVICE = (
     "Do not start this member from this disk again: keep the directory for inspection, "
@@ -86,6 +89,7 @@ class LmdbJournal:
         self._first = self._last = 0
         self._hard_state = HardState()
         self._disks: dict[str, bytes] = {}
+        self._configuration: tuple[int, bytes] | None = None
         self._env, self._entries, self._meta = _open(path, map_bytes)
         try:
             self._identity = self._identify(cluster, member, environment)
@@ -129,6 +133,11 @@ class LmdbJournal:
         return MappingProxyType(self._disks)
 
     @property
+    def configuration(self) -> tuple[int, bytes] | None:
+        """Return index and bytes of the base configuration, None before one was stored."""
+        return self._configuration
+
+    @property
     def used_bytes(self) -> int:
         """Return how far the file is in use; pages freed by trimming are used again."""
         return (self._env.info()["last_pgno"] + 1) * int(self._env.stat()["psize"])
@@ -152,6 +161,7 @@ class LmdbJournal:
         self._first, self._last = first, last
         self._hard_state = batch.hard_state or self._hard_state
         self._disks.update(batch.disks)
+        self._configuration = batch.configuration or self._configuration
 
     def read(self, first: int, last: int, bytes_max: int) -> Sequence[LogRecord]:
         """Return records `first` to `last`, cut once they exceed `bytes_max` together.
@@ -182,6 +192,8 @@ class LmdbJournal:
         self._env.close()
 
     def _put(self, transaction: lmdb.Transaction, batch: Batch) -> int:
+        if batch.base is not None:
+            return self._begin_anew(transaction, batch, batch.base)
         if batch.truncate_from is not None:
             for index in range(batch.truncate_from, self._last + 1):
                 transaction.delete(entry_key(index), db=self._entries)
@@ -193,11 +205,22 @@ class LmdbJournal:
             for index in range(first, kept):
                 transaction.delete(entry_key(index), db=self._entries)
             first = max(first, kept)
+        self._note_all(transaction, batch)
+        return first
+
+    def _begin_anew(self, transaction: lmdb.Transaction, batch: Batch, base: LogRecord) -> int:
+        transaction.drop(self._entries, delete=False)
+        transaction.put(entry_key(base[1]), encode_entry(base), db=self._entries)
+        self._note_all(transaction, batch)
+        return base[1]
+
+    def _note_all(self, transaction: lmdb.Transaction, batch: Batch) -> None:
         if batch.hard_state is not None:
             self._note(transaction, _HARD_STATE, [batch.hard_state.term, batch.hard_state.vote])
         for member, disk_id in batch.disks.items():
             self._note(transaction, _DISK + member.encode(), disk_id)
-        return first
+        if batch.configuration is not None:
+            self._note(transaction, _CONFIGURATION, batch.configuration)
 
     def _note(self, transaction: lmdb.Transaction, name: bytes, content: object) -> None:
         sealed = seal(name, msgspec.msgpack.encode(content))
@@ -225,8 +248,8 @@ class LmdbJournal:
         with self._changing() as transaction:
             self._note(transaction, _IDENTITY, identity)
             self._note(transaction, _HARD_STATE, [0, None])
-        _sync_directory(self._path)
-        _sync_directory(self._path.parent)
+        sync_directory(self._path)
+        sync_directory(self._path.parent)
         return identity
 
     def _verify(self) -> None:
@@ -243,6 +266,7 @@ class LmdbJournal:
         if state is None:
             raise JournalDamaged("The record of term and vote is missing.")
         self._hard_state = HardState(*state)
+        self._configuration = self._look_up(_CONFIGURATION, tuple[int, bytes])
         with self._env.begin(db=self._meta) as transaction:
             names = [bytes(name) for name in transaction.cursor().iternext(values=False)]
         for name in names:
@@ -293,6 +317,26 @@ class LmdbJournal:
         ) from error
 
 
+def identity_of(path: Path) -> Identity:
+    """Return whose journal lies in a directory, without opening it for work.
+
+    Raises:
+        JournalDamaged: there is none, or it does not say.
+    """
+    try:
+        with lmdb.open(
+            str(path), map_size=MAP_BYTES, readonly=True, create=False, max_dbs=2
+        ) as env:
+            meta = env.open_db(b"meta", create=False)
+            with env.begin(db=meta) as transaction:
+                value = transaction.get(_IDENTITY)
+    except lmdb.Error as error:
+        raise JournalDamaged(f"There is no journal in {path}: {error}.") from error
+    if value is None:
+        raise JournalDamaged(f"The journal in {path} does not say whose it is.")
+    return msgspec.msgpack.decode(unseal(_IDENTITY, value), type=Identity)
+
+
 def _open(path: Path, map_bytes: int) -> tuple[lmdb.Environment, lmdb._Database, lmdb._Database]:
     file = path / "data.mdb"
     try:
@@ -301,6 +345,7 @@ def _open(path: Path, map_bytes: int) -> tuple[lmdb.Environment, lmdb._Database,
         if file.exists() and file.stat().st_size == 0:
             raise JournalDamaged(f"The journal file {file} has no content. {_ADVICE}")
         env = lmdb.open(str(path), map_size=map_bytes, mode=0o600, max_dbs=2, max_readers=16)
+        env.reader_check()
     except OSError as error:
         raise DiskFailed(f"The journal directory {path} cannot be used: {error}") from error
     except lmdb.Error as error:
@@ -324,12 +369,3 @@ def _pad(env: lmdb.Environment, file: Path) -> None:
     expected = (env.info()["last_pgno"] + 1) * int(env.stat()["psize"])
     if file.stat().st_size < expected:
         os.truncate(file, expected)
-
-
-def _sync_directory(path: Path) -> None:
-    """Make the names in a directory survive a power loss, too."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

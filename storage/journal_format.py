@@ -57,14 +57,27 @@ class Batch:
     `truncate_from` removes the records from that index on, `records` continue what is
     left, `trim_below` lets at most `TRIM_RECORDS_MAX` old ones go, and `disks` are the
     identities of other members' disks that this member has met for the first time.
+    `configuration` is the log's base configuration: the index and the bytes of the last
+    one whose entry this log does not hold, because it was trimmed with this very batch,
+    came with a snapshot or the first start, or is what a newcomer was given.
+
+    `base` begins the log anew: every record goes, and this one is the only one left. It
+    stands for all that a snapshot covers, and comes without cuts, records and trims.
     """
 
+    base: LogRecord | None = None
     truncate_from: int | None = None
     records: Sequence[LogRecord] = ()
     trim_below: int | None = None
     hard_state: HardState | None = None
     disks: Mapping[str, bytes] = field(default_factory=dict)
+    configuration: tuple[int, bytes] | None = None
 
+
+# The first byte of an entry's content says what it is, in the consensus library's numbers: a
+# command, or the entry that says nothing, with which a term begins.
+REGULAR_KIND = 0
+EMPTY_PAYLOAD = b"\x01"
 
 # One transaction frees at most this many records, which keeps LMDB's list of free pages
 # short and the commit that carries them quick.
@@ -146,6 +159,10 @@ def check_batch(first_index: int, last_index: int, batch: Batch) -> int:
 
     `first_index` and `last_index` are 0 for an empty journal.
     """
+    if batch.base is not None:
+        alone = batch.truncate_from is None and not batch.records and batch.trim_below is None
+        invariant(alone, "A log that begins anew begins with one record.", base=batch.base[1])
+        return batch.base[1]
     last = last_index
     if batch.truncate_from is not None:
         invariant(

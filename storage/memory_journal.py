@@ -28,6 +28,7 @@ class _Content:
     records: list[LogRecord] = field(default_factory=list)
     hard_state: HardState = field(default_factory=HardState)
     disks: dict[str, bytes] = field(default_factory=dict)
+    configuration: tuple[int, bytes] | None = None
 
     @property
     def first_index(self) -> int:
@@ -39,6 +40,8 @@ class _Content:
 
     def apply(self, batch: Batch) -> None:
         check_batch(self.first_index, self.last_index, batch)
+        if batch.base is not None:
+            self.records = [batch.base]
         if batch.truncate_from is not None:
             del self.records[max(0, batch.truncate_from - self.first_index) :]
         self.records.extend(batch.records)
@@ -46,9 +49,11 @@ class _Content:
             del self.records[: min(TRIM_RECORDS_MAX, batch.trim_below - self.first_index)]
         self.hard_state = batch.hard_state or self.hard_state
         self.disks.update(batch.disks)
+        self.configuration = batch.configuration or self.configuration
 
     def copy(self) -> _Content:
-        return _Content(list(self.records), self.hard_state, dict(self.disks))
+        disks = dict(self.disks)
+        return _Content(list(self.records), self.hard_state, disks, self.configuration)
 
 
 class MemoryDisk:
@@ -107,6 +112,10 @@ class MemoryJournal:
     @property
     def known_disks(self) -> Mapping[str, bytes]:
         return MappingProxyType(self._disk.content.disks)
+
+    @property
+    def configuration(self) -> tuple[int, bytes] | None:
+        return self._disk.content.configuration
 
     def write(self, batch: Batch) -> None:
         self._disk.write(batch)

@@ -97,11 +97,15 @@ class CommandExecutor:
             return AttemptResult(outcome="lost", detail=str(error))
 
     def _stop(self, attempt: Attempt) -> None:
-        # The runner keeps the time itself, so the end by a timeout is on its way.
-        if attempt.stop.result() == "cancelled":
-            self._runner.kill(attempt.key, "It was cancelled.", cause="cancelled")
-        elif attempt.stop.result() == "lease":
-            self._runner.kill(attempt.key, "The member gives it back.", cause="killed")
+        match attempt.stop.result():
+            case "cancelled":
+                self._runner.kill(attempt.key, "It was cancelled.", cause="cancelled")
+            case "drain":
+                self._runner.kill(attempt.key, "The member is stopping.", cause="killed")
+            case "lease":
+                self._runner.kill(attempt.key, "The member gives it back.", cause="killed")
+            case "timeout":
+                pass  # The runner keeps the time itself, so this end is on its way.
 
 
 def _result(end: CommandResult) -> AttemptResult:

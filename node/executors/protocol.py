@@ -19,7 +19,7 @@ from storage.clock import Environment
 
 ENTRY_POINT_GROUP = "cronclave.executors"
 
-StopReason = Literal["cancelled", "lease", "timeout"]
+StopReason = Literal["cancelled", "drain", "lease", "timeout"]
 # "lost": it was ended for the node's sake, or nobody saw its end. It is given back, and the
 # job's delivery decides whether it runs again; as a failure it would use up its retries.
 AttemptOutcome = Literal["succeeded", "failed", "timed_out", "cancelled", "lost"]

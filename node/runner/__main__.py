@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from node.runner.cgroup import CgroupPool, CgroupUnavailable
+from node.runner.descriptors import raise_descriptor_limit
 from node.runner.kernel import become_subreaper
 from node.runner.limits import (
     EXIT_LOCKED,
@@ -158,14 +159,20 @@ def serve(connection: socket.socket, home: str, clock: Environment, may_use_cgro
     try:
         cgroups, detail = open_cgroups(home, may_use_cgroups)
         swept = sweep(home, clock, SWEEP_S_MAX)
+        descriptors = raise_descriptor_limit()
         ready = Ready(
-            containment="processes" if cgroups is None else "cgroup", detail=detail, swept=swept
+            containment="processes" if cgroups is None else "cgroup",
+            detail=detail,
+            swept=swept,
+            attempts_max=descriptors.attempts_max,
         )
         connection.sendall(encode_frame(ready))
         prefix = f"{home}.{clock.random.getrandbits(64):x}"
         # What exists by now lives for ever: forked children need not copy it when counting.
         gc.freeze()
-        Supervisor(connection, deaths, clock, mark_prefix=prefix, cgroups=cgroups).run()
+        Supervisor(
+            connection, deaths, clock, mark_prefix=prefix, cgroups=cgroups, descriptors=descriptors
+        ).run()
     except FrameError as error:
         complain(f"{error} Everything launched is being killed.")
         return EXIT_PROTOCOL

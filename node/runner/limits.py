@@ -25,10 +25,14 @@ DETAIL_CHARACTERS_MAX = 1000
 
 # --- how many -------------------------------------------------------------------------
 
-# Each attempt holds one descriptor, two while it starts, and the usual soft limit is 1024.
-# It is not raised, because commands inherit it and those that use select() rely on it.
-ATTEMPTS_IN_FLIGHT_MAX = 400
-DESCRIPTORS_MAX = 1024
+# As many as a node has slots at most (`node.slots`), so that no slot is one in name only.
+# Where the system allows fewer open files, the runner says how many it takes (`Ready`).
+ATTEMPTS_IN_FLIGHT_MAX = 10_000
+# An attempt holds one descriptor, two while it starts; the runner itself needs a few. It
+# raises its own soft limit, and a command gets back the one that the runner was given:
+# commands inherit it, and those that use select() rely on it.
+DESCRIPTORS_PER_ATTEMPT = 2
+DESCRIPTORS_RESERVED = 64
 # A launch costs the runner about half a millisecond. Between two rounds it looks at leases,
 # deadlines and output, so this is also the delay that a burst of launches causes to those.
 LAUNCHES_PER_ROUND = 8
@@ -93,12 +97,12 @@ EXIT_USAGE = 64
 EXIT_LOCKED = 75
 EXIT_PROTOCOL = 76
 
+DESCRIPTORS_MAX = DESCRIPTORS_PER_ATTEMPT * ATTEMPTS_IN_FLIGHT_MAX + DESCRIPTORS_RESERVED
 LARGEST_LAUNCH_BYTES = ARGUMENTS_BYTES_MAX + STDIN_BYTES_MAX
 
 if not (
     LARGEST_LAUNCH_BYTES + 64 * KIB <= FRAME_BYTES_MAX
     and OUTPUT_BYTES_MAX + 64 * KIB <= FRAME_BYTES_MAX
-    and 2 * ATTEMPTS_IN_FLIGHT_MAX + 64 <= DESCRIPTORS_MAX
     and POLL_S_MAX < KILL_MARGIN_S
     and RECHECK_S < KILL_MARGIN_S
 ):

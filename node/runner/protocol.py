@@ -90,12 +90,14 @@ FromNode = Launch | Kill | Lease
 class Ready(Message, frozen=True, kw_only=True, tag="ready"):
     """The first message: the lock is held and nothing of an earlier runner is left alive.
 
-    `detail` says why a containment was chosen; `swept` counts leftovers that were killed.
+    `detail` says why a containment was chosen; `swept` counts leftovers that were killed;
+    `attempts_max` is how many attempts it has descriptors for at once.
     """
 
     containment: Containment
     detail: str
     swept: int
+    attempts_max: int
 
 
 class LeaseHeld(Message, frozen=True, kw_only=True, tag="lease_held"):

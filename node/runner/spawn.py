@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import signal
 import sys
+from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple, NoReturn
 
 from node.runner.kernel import die_with_parent, open_memory_file
@@ -85,11 +88,17 @@ def refusal_of(launch: Launch, environment: dict[str, str]) -> str | None:
     return next((sentence for failed, sentence in checks if failed), None)
 
 
-def start_command(launch: Launch, environment: dict[str, str], cgroup_entry: str | None) -> Child:
+def start_command(
+    launch: Launch,
+    environment: dict[str, str],
+    cgroup_entry: str | None,
+    descriptor_limits: tuple[int, int],
+) -> Child:
     """Fork a child that becomes the command; return without waiting for that.
 
-    `cgroup_entry` is the `cgroup.procs` file of the attempt's cgroup. The confirmation pipe
-    reads empty when the program runs, or the child's failure (see `failure_sentence`).
+    `cgroup_entry` is the `cgroup.procs` file of the attempt's cgroup, `descriptor_limits`
+    the soft and hard limit of open files that it gets. The confirmation pipe reads empty
+    when the program runs, or the child's failure (see `failure_sentence`).
 
     Raises:
         OSError: no descriptors, memory or process numbers are left.
@@ -111,7 +120,8 @@ def start_command(launch: Launch, environment: dict[str, str], cgroup_entry: str
             os.close(descriptor)
         raise
     if pid == 0:
-        _become(launch, environment, cgroup_entry, runner, stdin, output_in, confirmation_in)
+        isolate = partial(_isolate, runner, cgroup_entry, descriptor_limits)
+        _become(launch, environment, isolate, stdin, output_in, confirmation_in)
     for descriptor in (output_in, confirmation_in, stdin):
         os.close(descriptor)
     return Child(pid, output, confirmation)
@@ -124,8 +134,7 @@ def _open_null() -> int:
 def _become(
     launch: Launch,
     environment: dict[str, str],
-    cgroup_entry: str | None,
-    runner: int,
+    isolate: Callable[[], None],
     stdin: int,
     output: int,
     confirmation: int,
@@ -134,7 +143,7 @@ def _become(
     stage = _ISOLATE
     try:
         os.setsid()
-        _isolate(runner, cgroup_entry)
+        isolate()
         os.dup2(stdin, 0)
         os.dup2(output, 1)
         os.dup2(output, 2)
@@ -152,7 +161,7 @@ def _become(
         os._exit(EXIT_NOT_EXECUTED)
 
 
-def _isolate(runner: int, cgroup_entry: str | None) -> None:
+def _isolate(runner: int, cgroup_entry: str | None, descriptor_limits: tuple[int, int]) -> None:
     die_with_parent()
     if os.getppid() != runner:
         # The runner died before the request was in force.
@@ -161,6 +170,7 @@ def _isolate(runner: int, cgroup_entry: str | None) -> None:
         with open(cgroup_entry, "wb", buffering=0) as entry:
             entry.write(b"0")
     _leave_oom_protection()
+    resource.setrlimit(resource.RLIMIT_NOFILE, descriptor_limits)
     signal.set_wakeup_fd(-1)
     for number in RESTORED_SIGNALS:
         signal.signal(number, signal.SIG_DFL)

@@ -18,8 +18,8 @@ from collections.abc import Callable
 
 from node.runner.attempt import Attempt
 from node.runner.cgroup import CgroupPool
+from node.runner.descriptors import DescriptorLimits
 from node.runner.limits import (
-    ATTEMPTS_IN_FLIGHT_MAX,
     DETAIL_CHARACTERS_MAX,
     LAUNCHES_PER_ROUND,
     LEASE_AHEAD_S_MAX,
@@ -65,12 +65,14 @@ class Supervisor:
         *,
         mark_prefix: str,
         cgroups: CgroupPool | None,
+        descriptors: DescriptorLimits,
     ) -> None:
         self._connection = connection
         self._wakeup = wakeup
         self._clock = environment
         self._mark_prefix = mark_prefix
         self._cgroups = cgroups
+        self._descriptors = descriptors
         self._selector = selectors.DefaultSelector()
         self._frames = node_frames()
         self._outbox = bytearray()
@@ -164,8 +166,9 @@ class Supervisor:
     def _take(self, launch: Launch) -> None:
         if launch.attempt_id in self._queue or launch.attempt_id in self._attempts:
             raise FrameError(f"Attempt {launch.attempt_id!r} was launched twice.")
-        if len(self._queue) + len(self._attempts) >= ATTEMPTS_IN_FLIGHT_MAX:
-            full = f"The runner is full: {ATTEMPTS_IN_FLIGHT_MAX} attempts are in flight."
+        attempts_max = self._descriptors.attempts_max
+        if len(self._queue) + len(self._attempts) >= attempts_max:
+            full = f"The runner is full: {attempts_max} attempts are in flight."
             self._end_unstarted(launch, "spawn_failed", full)
         else:
             self._queue[launch.attempt_id] = launch
@@ -228,7 +231,8 @@ class Supervisor:
     ) -> None:
         cgroup = self._cgroups.create(str(self._launches)) if self._cgroups else None
         try:
-            child = start_command(launch, environment, cgroup.entry if cgroup else None)
+            entry = cgroup.entry if cgroup else None
+            child = start_command(launch, environment, entry, self._descriptors.inherited)
         except OSError:
             if cgroup is not None:
                 cgroup.remove()

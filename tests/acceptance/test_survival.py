@@ -10,9 +10,9 @@ from typing import Any
 from tests.support.cluster import Cluster, Node, in_seconds, three_nodes, until
 from tests.support.sink import Sink, http_sink
 
-JOBS = 400
-JOBS_BEFORE = 300  # the rest is created while there is no leader
-FIRST_S, SPAN_S = 6.0, 12.0
+JOBS = 1_000
+JOBS_BEFORE = 800  # the rest is created while there is no leader
+FIRST_S, SPAN_S = 8.0, 30.0
 WRITERS = 16
 TICK_MS = 1_000
 

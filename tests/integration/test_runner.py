@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import resource
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -335,7 +336,7 @@ async def test_beyond_the_maximum_nothing_is_taken(
     client: RunnerClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The caller is told at once, by name."""
-    monkeypatch.setattr("node.runner_client.ATTEMPTS_IN_FLIGHT_MAX", 1)
+    monkeypatch.setattr(client, "attempts_max", 1)
     task, _ = await launch_and_read(client, "echo; exec sleep 1000")
     with pytest.raises(RunnerFull):
         await client.run(CommandRequest(attempt_id="other", argv=["true"]))
@@ -343,6 +344,37 @@ async def test_beyond_the_maximum_nothing_is_taken(
         await client.run(CommandRequest(attempt_id="live", argv=["true"]))
     client.kill("live", "Enough.")
     await asyncio.wait_for(task, DEADLINE_S)
+
+
+async def test_the_runner_takes_more_files_than_it_hands_on(tmp_path: Path) -> None:
+    """A low soft limit bounds neither the slots nor, changed, what commands get."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    client = RunnerClient(CLOCK)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (200, hard))
+    try:
+        await client.start(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    try:
+        client.extend_lease(CLOCK.monotonic_s() + 60)
+        assert client.attempts_max > 200
+        end = await client.run(CommandRequest(attempt_id="a", argv=["sh", "-c", "ulimit -n"]))
+        assert end.output == b"200\n"
+        sleeps = [
+            CommandRequest(attempt_id=f"b{number}", argv=["sleep", "1000"]) for number in range(250)
+        ]
+        started: asyncio.Queue[Started] = asyncio.Queue()
+        running = [asyncio.create_task(client.run(one, started.put_nowait)) for one in sleeps]
+        async with asyncio.timeout(DEADLINE_S):
+            for _ in sleeps:
+                await started.get()
+        for sleep in sleeps:
+            client.kill(sleep.attempt_id, "Enough.", grace_ms=0)
+        async with asyncio.timeout(DEADLINE_S):
+            ends = await asyncio.gather(*running)
+        assert {end.cause for end in ends} == {"cancelled"}
+    finally:
+        await client.stop()
 
 
 async def test_both_ways_to_list_children_agree(client: RunnerClient) -> None:

@@ -27,7 +27,7 @@ from tests.simulation.cluster_mutations import MUTATIONS, mutated
 from tests.simulation.cluster_world import ClusterWorld, Mode, Options
 
 EVENTS_SHOWN = 60
-REGRESSIONS = Path(__file__).with_name("regressions.txt")
+REGRESSIONS = Path(__file__).with_name("cluster_regressions.txt")
 MODES: tuple[Mode, ...] = ("safety", "liveness", "power")
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
+from consensus.configuration import encode_configuration, first_configuration
 from consensus.driver import Raft
 from consensus.errors import Overloaded
 from consensus.raft_types import Entry, NotLeader, RaftSettings
+from consensus.read_index import ReadIndex
 from storage.memory_journal import MemoryDisk, MemoryJournal
 from tests.simulation.raft_oracle import Oracle, SafetyViolated
 from tests.simulation.virtual_loop import VirtualEnvironment, VirtualExecutor, VirtualLoop
@@ -93,6 +95,7 @@ class Life(Protocol):
     def kill(self, *, power_loss: bool) -> None: ...
     def transfer(self) -> None: ...
     def pause(self, seconds: float) -> None: ...
+    def resume(self) -> None: ...
     def trim(self) -> None: ...
 
 
@@ -120,14 +123,14 @@ class RaftLife:
         self._end = network.end(remains.name)
         self.raft = PausableRaft(
             member=remains.name,
-            voters=remains.voters,
+            bootstrap=first_configuration({name: f"{name}:7901" for name in remains.voters}),
             cluster="simulated",
             journal=MemoryJournal(remains.disk),
             network=self._end,
             environment=self._environment,
             settings=settings,
             applied_index=remains.state[-1][0] if remains.state else 0,
-            apply=self._apply,
+            apply=self.apply,
             receive=self._receive,
             on_leadership=self._on_leadership,
             on_fatal=lambda error: on_fatal(remains.name, error),
@@ -139,6 +142,10 @@ class RaftLife:
         self._killed = False
         if remains.disk.lazy:
             self._sync_later()
+
+    @property
+    def name(self) -> str:
+        return self._remains.name
 
     @property
     def leads(self) -> bool:
@@ -157,6 +164,9 @@ class RaftLife:
     def pause(self, seconds: float) -> None:
         self.raft.pause()
         self._loop.call_later(seconds, self.raft.resume)
+
+    def resume(self) -> None:
+        self.raft.resume()
 
     def transfer(self) -> None:
         if self.leads:
@@ -190,13 +200,16 @@ class RaftLife:
             self._remains.flushed = len(self._remains.state)
         return self._environment.random.uniform(*self._remains.sync_s)
 
-    def _apply(self, entries: Sequence[Entry]) -> None:
+    def apply(self, entries: Sequence[Entry]) -> None:
+        """Take committed entries, as the state of a member does."""
         state = self._remains.state
         for entry in entries:
             expected = state[-1][0] + 1 if state else 1
             if entry.index != expected:
                 raise SafetyViolated(f"Entry {entry.index} was applied instead of {expected}.")
-            self._oracle.applied(self._remains.name, entry.index, entry.command)
+            self._oracle.applied(self._remains.name, entry.index, _content(entry))
+            if entry.configuration is not None:
+                self._oracle.configurations[entry.index] = entry.configuration
             state.append((entry.index, entry.command))
             command = self._waiting.pop(entry.index, None)
             if command is not None and command == entry.command:
@@ -208,3 +221,28 @@ class RaftLife:
     def _on_leadership(self, leads: bool) -> None:
         if leads:
             self._oracle.leads(self._remains.name, self.raft.term)
+
+
+class ReadLife(RaftLife):
+    """A life whose messages past the log are questions and answers of readers."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        session = b"%s/%d" % (self._remains.name.encode(), self._remains.lives)
+        self.reads = ReadIndex(session=session, environment=self._environment, message_kind=b"")
+        self.reads.attach(self.raft)
+
+    def kill(self, *, power_loss: bool) -> None:
+        self.reads.close()
+        super().kill(power_loss=power_loss)
+
+    def _receive(self, member: str, payload: bytes) -> None:
+        super()._receive(member, payload)
+        self.reads.receive(member, payload)
+
+
+def _content(entry: Entry) -> bytes:
+    """Return what of an entry has to be the same everywhere."""
+    if entry.configuration is None:
+        return entry.command
+    return b"members " + encode_configuration(entry.configuration)

@@ -8,18 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
-from consensus import frames
+from consensus import frames, raft, raft_rules
+from consensus.driver import Raft
 from consensus.raft import RaftCore
 from consensus.raft_election import Election
 from consensus.raft_log import RaftLog
+from consensus.raft_progress import Progress
 from consensus.raft_rules import LEADER, Rules
+from consensus.raft_types import RaftSettings
+from consensus.raft_writer import JournalWriter
 from consensus.transport import Transport
 from storage.journal_format import Batch
 from storage.memory_journal import MemoryDisk
+from tests.simulation.raft_life import ReadLife
+from tests.simulation.raft_registers import Answer, RegisterClients
 
-Patch = tuple[type[Any], str, Any]
+# A class or a module, the name in it, and what takes its place.
+Patch = tuple[Any, str, Any]
 
 
 def _visible_before_durable() -> list[Patch]:
@@ -127,7 +135,17 @@ def _votes_by_message() -> list[Patch]:
 
 def _no_pre_vote() -> list[Patch]:
     def gate(self: Any) -> None:
-        self._transfer_campaign = True
+        self._transfer_campaign, self._barred = True, False
+
+    return [(Rules, "_gate_campaign", gate)]
+
+
+def _campaign_between_two_readings() -> list[Patch]:
+    original = Rules._gate_campaign
+
+    def gate(self: Any) -> None:
+        original(self)
+        self._barred = False
 
     return [(Rules, "_gate_campaign", gate)]
 
@@ -149,6 +167,148 @@ def _cut_while_writing_ignored() -> list[Patch]:
     return [(RaftLog, "confirm", confirm)]
 
 
+def _answers_undo_a_retreat() -> list[Patch]:
+    def start_over(self: Progress, sequence: int) -> None:
+        original(self, sequence)
+        self.sequence_floor = 0
+
+    original = Progress.start_over
+    return [(Progress, "start_over", start_over)]
+
+
+def _stale_leader_unanswered() -> list[Patch]:
+    def is_stale(self: Any, node: Any, term: int) -> bool:
+        return bool(term < self._log.hard_state.term)
+
+    return [(Rules, "_is_stale", is_stale)]
+
+
+def _two_leaders_tolerated() -> list[Patch]:
+    def leads(self: Election, term: int, member: str) -> None:
+        """Nobody compares."""
+
+    return [(Election, "leads", leads)]
+
+
+def _committed_entries_replaced() -> list[Patch]:
+    def tolerant(condition: bool, message: str, **numbers: object) -> None:
+        """The library logs that it is critical, and goes on."""
+
+    return [(raft_rules, "invariant", tolerant)]
+
+
+def _no_window() -> list[Patch]:
+    def has_room(self: Progress, settings: RaftSettings) -> bool:
+        return True
+
+    return [(Progress, "has_room", has_room)]
+
+
+def _log_taken_for_committed() -> list[Patch]:
+    original = RaftCore.__init__
+
+    def init(self: Any, **arguments: Any) -> None:
+        original(self, **arguments)
+        self._commit_known = max(self._commit_known, self._log.last_index)
+        self.durable()
+
+    return [(RaftCore, "__init__", init)]
+
+
+def _no_loyalty() -> list[Patch]:
+    def hears_leader(self: Any) -> bool:
+        return False
+
+    return [(Rules, "_hears_leader", hears_leader)]
+
+
+def _lost_entries_ignored() -> list[Patch]:
+    def refuse(self: Any, node: Any, index: int) -> None:
+        """The follower is led in circles."""
+
+    return [(Rules, "_refuse", refuse)]
+
+
+def _any_disk_accepted() -> list[Patch]:
+    original = Transport._greet
+
+    def greet(self: Any, member: str, session: Any, envelope: Any, hello: frames.Hello) -> None:
+        self._disks[member] = hello.disk_id
+        original(self, member, session, envelope, hello)
+
+    return [(Transport, "_greet", greet)]
+
+
+def _old_connections_heard() -> list[Patch]:
+    original = Transport._accept
+
+    def accept(self: Any, member: str, session: Any, envelope: frames.Envelope) -> None:
+        if not isinstance(envelope.message, frames.Hello) and session.peer_epoch is not None:
+            envelope = replace(envelope, epoch=session.peer_epoch)
+        original(self, member, session, envelope)
+
+    return [(Transport, "_accept", accept)]
+
+
+def _lonely_leader_stays() -> list[Patch]:
+    original = raft._configure
+
+    def configure(settings: RaftSettings) -> Any:
+        conf = original(settings)
+        # What the library does unless it is told otherwise.
+        conf.leaderFallbackTimeout = 30.0
+        return conf
+
+    return [(raft, "_configure", configure)]
+
+
+def _transfer_takes_commands() -> list[Patch]:
+    original = Raft.propose
+
+    def propose(self: Any, command: bytes) -> int:
+        transfer, self._transfer = self._transfer, None
+        try:
+            return original(self, command)
+        finally:
+            self._transfer = transfer
+
+    return [(Raft, "propose", propose)]
+
+
+def _silent_disk_leads_on() -> list[Patch]:
+    def stalled_s(self: JournalWriter) -> float:
+        return 0.0
+
+    return [(JournalWriter, "stalled_s", stalled_s)]
+
+
+def _reads_without_asking() -> list[Patch]:
+    async def read(self: RegisterClients, life: ReadLife, key: str) -> Answer:
+        return self.look(life, key)
+
+    return [(RegisterClients, "read", read)]
+
+
+def _reads_without_a_round() -> list[Patch]:
+    def round_answered(self: Any, floor: int) -> bool:
+        return True
+
+    return [(Rules, "round_answered", round_answered)]
+
+
+def _rounds_count_older_answers() -> list[Patch]:
+    original = Rules.round_answered
+
+    def round_answered(self: Any, floor: int) -> bool:
+        return original(self, 0)
+
+    return [(Rules, "round_answered", round_answered)]
+
+
+def _reads_before_an_entry_of_the_term() -> list[Patch]:
+    return [(RaftCore, "committed_in_term", True)]
+
+
 MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
     "visible_before_durable": _visible_before_durable,
     "committed_before_durable": _committed_before_durable,
@@ -160,8 +320,26 @@ MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
     "step_back_one_by_one": _step_back_one_by_one,
     "votes_by_message": _votes_by_message,
     "no_pre_vote": _no_pre_vote,
+    "campaign_between_two_readings": _campaign_between_two_readings,
     "no_first_probe": _no_first_probe,
     "cut_while_writing_ignored": _cut_while_writing_ignored,
+    "answers_undo_a_retreat": _answers_undo_a_retreat,
+    "stale_leader_unanswered": _stale_leader_unanswered,
+    "two_leaders_tolerated": _two_leaders_tolerated,
+    "committed_entries_replaced": _committed_entries_replaced,
+    "no_window": _no_window,
+    "log_taken_for_committed": _log_taken_for_committed,
+    "no_loyalty": _no_loyalty,
+    "lost_entries_ignored": _lost_entries_ignored,
+    "any_disk_accepted": _any_disk_accepted,
+    "old_connections_heard": _old_connections_heard,
+    "lonely_leader_stays": _lonely_leader_stays,
+    "transfer_takes_commands": _transfer_takes_commands,
+    "silent_disk_leads_on": _silent_disk_leads_on,
+    "reads_without_asking": _reads_without_asking,
+    "reads_without_a_round": _reads_without_a_round,
+    "rounds_count_older_answers": _rounds_count_older_answers,
+    "reads_before_an_entry_of_the_term": _reads_before_an_entry_of_the_term,
 }
 
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from consensus.driver import Raft
 from consensus.raft_types import RaftSettings
 from tests.simulation.raft_life import SETTINGS, Life, RaftLife, Remains
-from tests.simulation.raft_world import Options, World
+from tests.simulation.raft_options import Options
+from tests.simulation.raft_world import World
 
 
 class Scene(World):

@@ -108,6 +108,15 @@ class Process:
         os.close(self._descriptor)
 
 
+def scheduled_seconds(outcomes: list[Any]) -> list[int]:
+    """Return the nominal times of a job's outcomes in order, ranges in full."""
+    times = []
+    for outcome in outcomes:
+        first = round(datetime.fromisoformat(outcome["scheduled_at"]).timestamp())
+        times += [first + place for place in range(outcome.get("count", 1))]
+    return sorted(times)
+
+
 def in_seconds(delay_s: float) -> str:
     """Return the time after a delay, in the form of the API."""
     return (datetime.now(UTC) + timedelta(seconds=delay_s)).isoformat(timespec="milliseconds")
@@ -187,6 +196,10 @@ class Node:
         """Return how this node sees the cluster."""
         return await self.get("/v1/cluster")
 
+    async def ends(self, *, timeout_s: float = 15.0) -> None:
+        """Wait until its process has ended by itself."""
+        await self.process.dead(timeout_s=timeout_s)
+
     async def kill(self) -> None:
         """End it as a power loss would."""
         self.process.send(signal.SIGKILL)
@@ -194,10 +207,11 @@ class Node:
 
 
 class Cluster:
-    """Three nodes on the loopback address, started by `cronclave dev`."""
+    """Some nodes on the loopback address, started by `cronclave dev`."""
 
-    def __init__(self, directory: Path, session: aiohttp.ClientSession) -> None:
+    def __init__(self, directory: Path, session: aiohttp.ClientSession, size: int = 3) -> None:
         self.directory = directory
+        self._size = size
         self.nodes: list[Node] = []
         self._session = session
         self._children: list[subprocess.Popen[bytes]] = []
@@ -207,7 +221,14 @@ class Cluster:
 
     async def start(self) -> None:
         """Start all nodes and wait until each is ready."""
-        arguments = ["dev", "--nodes", "3", "--no-samples", "--data", str(self.directory)]
+        arguments = [
+            "dev",
+            "--nodes",
+            str(self._size),
+            "--no-samples",
+            "--data",
+            str(self.directory),
+        ]
         launcher = self._spawn([*arguments, "--port", str(free_port())], "dev")
 
         async def listed() -> list[Any]:
@@ -218,17 +239,25 @@ class Cluster:
         entries = await until(listed, "dev.json is written", timeout_s=READY_S)
         assert entries != [None], f"cronclave dev ended with {launcher.returncode}"
         self.nodes = [Node(self._session, entry) for entry in entries]
-        assert [node.name for node in self.nodes] == ["n1", "n2", "n3"]
+        names = [f"n{number}" for number in range(1, self._size + 1)]
+        assert [node.name for node in self.nodes] == names
         await self.ready()
 
-    async def restart(self, *nodes: Node) -> None:
-        """Start nodes that have died on the data that they have left behind."""
-        config = str(self.directory / "cluster.toml")
+    async def restart(self, *nodes: Node, checkout: Path | None = None) -> None:
+        """Start nodes that have died on the data that they have left behind.
+
+        With `checkout` they run the program that lies there, see `tests.support.checkout`.
+        """
         for node in nodes:
             assert not node.process.alive
-            child = self._spawn(["node", "--config", config, "--name", node.name], node.name)
+            child = self.spawn(node.name, checkout)
             self._retired.append(node.process)
             node.process = Process(child.pid)
+
+    def spawn(self, name: str, checkout: Path | None = None) -> subprocess.Popen[bytes]:
+        """Start the node of this name, and return its process."""
+        config = str(self.directory / "cluster.toml")
+        return self._spawn(["node", "--config", config, "--name", name], name, checkout)
 
     async def ready(self, *nodes: Node) -> None:
         """Wait until these nodes, or all, say that they are ready."""
@@ -240,10 +269,23 @@ class Cluster:
             await until(decided, f"{node.name} is ready", timeout_s=READY_S)
             assert node.process.alive, f"{node.name} has ended instead of becoming ready"
 
-    def _spawn(self, arguments: Sequence[str], name: str) -> subprocess.Popen[bytes]:
+    def status_of(self, node: Node) -> int:
+        """Return the exit status of a node that was restarted here and has ended."""
+        child = next(child for child in self._children if child.pid == node.process.pid)
+        return child.wait(timeout=LAUNCHER_S)
+
+    def _spawn(
+        self, arguments: Sequence[str], name: str, checkout: Path | None = None
+    ) -> subprocess.Popen[bytes]:
+        variables = None if checkout is None else {**os.environ, "PYTHONPATH": str(checkout)}
         with self.log(name).open("ab") as log:
             child = subprocess.Popen(
-                [CRONCLAVE, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [CRONCLAVE, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=variables,
+                cwd=checkout,
             )
         self._children.append(child)
         return child
@@ -367,11 +409,11 @@ def _is_free(port: int) -> bool:
 
 
 @asynccontextmanager
-async def three_nodes(folder: Path) -> AsyncIterator[Cluster]:
+async def some_nodes(folder: Path, size: int) -> AsyncIterator[Cluster]:
     """Start a cluster whose data lies below `folder`; end all of it at the end."""
     timeout = aiohttp.ClientTimeout(total=REQUEST_S)
     async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
-        cluster = Cluster(folder / "cluster", session)
+        cluster = Cluster(folder / "cluster", session, size)
         try:
             await cluster.start()
             yield cluster
@@ -380,3 +422,10 @@ async def three_nodes(folder: Path) -> AsyncIterator[Cluster]:
             raise
         finally:
             cluster.close()
+
+
+@asynccontextmanager
+async def three_nodes(folder: Path) -> AsyncIterator[Cluster]:
+    """Start a cluster as a new user does."""
+    async with some_nodes(folder, 3) as cluster:
+        yield cluster

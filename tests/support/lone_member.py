@@ -13,7 +13,9 @@ from typing import Any, cast
 
 from api import planning
 from consensus.commands import JobDone, PutJob, Result
+from consensus.configuration import Configuration, first_configuration
 from consensus.raft_types import Entry, Journal, Network, RaftSettings
+from consensus.read_rounds import Answer
 from node.node import Node
 from node.runner_client import RunnerClient
 from node.settings import NodeSettings
@@ -32,8 +34,17 @@ class LoneLog:
     is_leader = True
     has_quorum_contact = True
 
-    def __init__(self, *, member: str, applied_index: int, apply: Any, **_: Any) -> None:
+    def __init__(
+        self,
+        *,
+        member: str,
+        applied_index: int,
+        apply: Any,
+        bootstrap: Configuration,
+        **_: Any,
+    ) -> None:
         self.leader: str | None = member
+        self.configuration = bootstrap
         self.last_index = applied_index
         self._apply: Callable[[Sequence[Entry]], None] = apply
         self._waiting: list[bytes] = []
@@ -60,9 +71,14 @@ class LoneLog:
         self.last_index += len(entries)
         self._apply(entries)
 
+    def confirm_read(self, answer: Answer) -> None:
+        answer(self.last_index)
+
     def send(self, member: str, payload: bytes) -> bool:
         del member, payload
         return False
+
+    connected: frozenset[str] = frozenset()
 
     def trim(self, index: int) -> None:
         del index
@@ -136,7 +152,7 @@ async def lone_member(directory: Path, **settings: Any) -> AsyncIterator[LoneMem
         NodeSettings(
             name="n1",
             cluster="test",
-            voters=frozenset({"n1"}),
+            bootstrap=first_configuration({"n1": "127.0.0.1:7901"}),
             http_address="",
             version="test",
             **settings,

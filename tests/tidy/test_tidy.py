@@ -24,7 +24,7 @@ MAY_IMPORT = {
 }
 # Each outside library is known to few modules, so that it can be replaced there.
 ONLY_IN = {
-    "lmdb": {"storage/journal.py", "storage/lmdb_store.py"},
+    "lmdb": {"storage/journal.py", "storage/lmdb_store.py", "storage/snapshot_store.py"},
     "pysyncobj": {"consensus/raft.py"},
     "croniter": {"api/cron.py"},
     "sortedcontainers": {"storage/layer.py"},
@@ -43,6 +43,8 @@ PURE = {
     "consensus/apply_jobs.py",
     "consensus/apply_runs.py",
     "consensus/apply_members.py",
+    "consensus/apply_levels.py",
+    "consensus/features.py",
     "api/planning.py",
 }
 IMPURE = {"asyncio", "aiohttp", "lmdb", "os", "pysyncobj", "random", "socket", "threading", "time"}

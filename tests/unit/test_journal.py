@@ -75,6 +75,22 @@ def test_what_was_written_is_there_after_reopening(tmp_path: Path) -> None:
     again.close()
 
 
+def test_the_base_configuration_is_kept_with_the_trim_that_needs_it(tmp_path: Path) -> None:
+    """It survives the process, a later batch without one leaves it, and damage shows."""
+    journal = open_journal(tmp_path / "j")
+    assert journal.configuration is None
+    journal.write(Batch(records=records(1, 9), configuration=(0, b"first")))
+    journal.write(Batch(trim_below=5, configuration=(4, b"second")))
+    journal.write(Batch(hard_state=HardState(2, None)))
+    journal.close()
+    again = open_journal(tmp_path / "j")
+    assert (again.first_index, again.configuration) == (5, (4, b"second"))
+    again.close()
+    tamper(tmp_path / "j", b"configuration", b"\0" * 12, b"meta")
+    with pytest.raises(JournalDamaged, match="configuration"):
+        open_journal(tmp_path / "j")
+
+
 def test_a_read_stops_where_it_has_read_enough(tmp_path: Path) -> None:
     """A byte bound cuts a read, and one record is always returned."""
     journal = open_journal(tmp_path / "j")
@@ -266,3 +282,34 @@ def test_a_power_loss_takes_what_a_lazy_disk_has_not_synced() -> None:
         journal.write(Batch(records=records(5, 6)))
         disk.lose_power()
         assert MemoryJournal(disk).last_index == kept
+
+
+def test_a_log_begins_anew_in_one_transaction(tmp_path: Path) -> None:
+    """All records give way to one; term, vote, disks and the disk's identity stay."""
+    journal = open_journal(tmp_path / "j")
+    journal.write(
+        Batch(records=records(1, 3000), hard_state=HardState(4, "x"), disks={"o": b"d" * 16})
+    )
+    disk_id = journal.disk_id
+    base = (b"\x01", 9_000, 4)
+    journal.write(Batch(base=base))
+    assert (journal.first_index, journal.last_index) == (9_000, 9_000)
+    journal.write(Batch(records=records(9_001, 9_002, term=4)))
+    journal.close()
+    again = open_journal(tmp_path / "j")
+    assert (again.first_index, again.last_index) == (9_000, 9_002)
+    assert again.read(9_000, 9_000, ALL) == [base]
+    assert (again.hard_state, again.disk_id) == (HardState(4, "x"), disk_id)
+    assert again.known_disks == {"o": b"d" * 16}
+    with pytest.raises(InvariantViolated, match="begins with one record"):
+        again.write(Batch(base=base, trim_below=9_001))
+    again.close()
+
+
+def test_a_log_in_memory_begins_anew_in_the_same_way() -> None:
+    """The model of the simulation does what the disk does."""
+    journal = MemoryJournal(MemoryDisk(b"d" * 16))
+    journal.write(Batch(records=records(1, 10), hard_state=HardState(4, "x")))
+    journal.write(Batch(base=(b"\x01", 5, 4)))
+    assert (journal.first_index, journal.last_index) == (5, 5)
+    assert journal.hard_state == HardState(4, "x")

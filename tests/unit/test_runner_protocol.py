@@ -37,7 +37,7 @@ FROM_NODE: list[FromNode] = [
     Lease(until_s=1234.5),
 ]
 FROM_RUNNER = [
-    Ready(containment="processes", detail="No cgroups.", swept=2),
+    Ready(containment="processes", detail="No cgroups.", swept=2, attempts_max=9),
     LeaseHeld(until_s=1234.5),
     Started(attempt_id="run/1", pid=7, started_ms=1),
     OutputTail(attempt_id="run/1", offset=3, data=b"x"),

@@ -1,0 +1,105 @@
+"""A snapshot takes the place of a member's state: step by step, and each step twice if need be.
+
+It happens between two lives, when nothing of the member is open, and begins whenever
+`state.ready` exists, be it a minute or a power cut ago:
+
+    1. the journal begins anew at the snapshot's entry       one transaction
+    2. `state` becomes `state.old`                           a rename
+    3. `state.ready` becomes `state`                         a rename
+    4. `state.old` is removed
+
+Up to step 3 the next start finds `state.ready` and begins again; no step that was done
+already does harm. So a kill at any moment leaves the old state, on which the whole of it
+is repeated, or the new one. The journal goes first: a state ahead of its journal would
+look like a journal that has lost what it promised.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from storage.files import sync_directory
+from storage.journal import LmdbJournal
+from storage.journal_format import EMPTY_PAYLOAD, Batch, DiskFailed, HardState
+from storage.snapshot_format import SnapshotHeader, decode_header
+from storage.snapshot_store import HEADER_FILE, INCOMING, READY, applied_index_of
+
+logger = logging.getLogger(__name__)
+
+STATE, OLD = "state", "state.old"
+
+
+def finish_installation(
+    data_dir: Path, journal: LmdbJournal, passed: Callable[[str], None] = lambda step: None
+) -> SnapshotHeader | None:
+    """Install what waits to be installed, and remove what an earlier attempt has left.
+
+    To be called at every start, before the state is opened. Returns what was installed.
+    `passed` hears of every step that is done, for tests that stop there.
+
+    Raises:
+        SnapshotError: what waits is not readable; it is left where it is.
+        DiskFailed: a step failed; the next start begins again.
+    """
+    try:
+        return _install(data_dir, journal, passed)
+    except OSError as error:
+        raise DiskFailed(f"A snapshot cannot be installed in {data_dir}: {error}") from error
+
+
+def _install(
+    data_dir: Path, journal: LmdbJournal, passed: Callable[[str], None]
+) -> SnapshotHeader | None:
+    shutil.rmtree(data_dir / INCOMING, ignore_errors=True)
+    header = None
+    if (data_dir / READY).exists():
+        header = decode_header((data_dir / READY / HEADER_FILE).read_bytes())
+        if header.index > applied_index_of(data_dir / STATE):
+            _begin_journal_anew(journal, header)
+            passed("journal")
+            _exchange(data_dir, passed)
+            logger.info("The state is now the snapshot of entry %d.", header.index)
+        else:
+            # R5: the log has overtaken it while it was on its way.
+            shutil.rmtree(data_dir / READY)
+            header = None
+    shutil.rmtree(data_dir / OLD, ignore_errors=True)
+    passed("cleaned")
+    return header
+
+
+def _begin_journal_anew(journal: LmdbJournal, header: SnapshotHeader) -> None:
+    """Let the log begin at the snapshot, or leave it as it is if it agrees there.
+
+    A log that has the very entry agrees with the snapshot up to it, and what it has behind
+    is as good as before. One that does not is behind or on another branch, of which nothing
+    from here on can have been committed.
+    """
+    if journal.first_index <= header.index <= journal.last_index:
+        ((_, _, term),) = journal.read(header.index, header.index, 1)
+        if term == header.term:
+            return
+    hard_state = journal.hard_state
+    if hard_state.term < header.term:
+        # What this member has said to others, votes included, belongs to the durable term.
+        hard_state = HardState(header.term)
+    base = (EMPTY_PAYLOAD, header.index, header.term)
+    # What the members were as of the snapshot; the entries that said so are not in this log.
+    members = (header.index, header.configuration) if header.configuration else None
+    journal.write(Batch(base=base, hard_state=hard_state, configuration=members))
+
+
+def _exchange(data_dir: Path, passed: Callable[[str], None]) -> None:
+    if (data_dir / STATE).exists():
+        # With a state in its place, an old one is left over from another installation.
+        shutil.rmtree(data_dir / OLD, ignore_errors=True)
+        os.rename(data_dir / STATE, data_dir / OLD)
+        sync_directory(data_dir)
+    passed("moved")
+    os.rename(data_dir / READY, data_dir / STATE)
+    sync_directory(data_dir)
+    passed("exchanged")
