@@ -67,6 +67,9 @@ class Wish:
     result: Result | None = None
     # What the command said the last time it was sent.
     command: Command | None = None
+    # By how much members may have been wrong about the time: where only two are left and
+    # one of their clocks is behind, nobody can tell which.
+    doubt_ms: int = 0
     # What the job is to be, the same in every try.
     wanted: JobDefinition | None = None
 
@@ -77,6 +80,9 @@ class Surface(Protocol):
     loop: VirtualLoop
     oracle: ClusterOracle
     lives: dict[str, MemberLife]
+
+    @property
+    def doubt_ms(self) -> int: ...
 
 
 class Client:
@@ -196,6 +202,7 @@ class Client:
         if not lives:
             return ConsensusError("Nobody listens.")
         life = self._rng.choice(lives)
+        wish.doubt_ms = max(wish.doubt_ms, self._world.doubt_ms)
 
         async def work(node: Node) -> object:
             command = build(node, wish)
