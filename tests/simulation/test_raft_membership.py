@@ -251,6 +251,15 @@ def test_a_change_waits_for_the_one_before(make: MakeHand) -> None:
     assert hand.core.configuration[1] == THREE
 
 
+def test_a_configuration_that_nobody_could_read_never_enters_the_log(make: MakeHand) -> None:
+    """There it would stop every member, again and again."""
+    hand = settled(make)
+    last = hand.log.last_index
+    with pytest.raises(ChangeRefused, match="cannot be read"):
+        hand.core.change(THREE.having(Seat("n4", "n4:7901", "learner", b"4" * 17)))
+    assert hand.log.last_index == last
+
+
 def test_a_leader_does_not_remove_itself(make: MakeHand) -> None:
     """It hands leadership over first, and its successor does it."""
     hand = settled(make)
