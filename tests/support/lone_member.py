@@ -45,6 +45,7 @@ class LoneLog:
     ) -> None:
         self.leader: str | None = member
         self.configuration = bootstrap
+        self.configuration_index = 0
         self.last_index = applied_index
         self._apply: Callable[[Sequence[Entry]], None] = apply
         self._waiting: list[tuple[bytes, Configuration | None]] = []
@@ -63,7 +64,8 @@ class LoneLog:
 
     def change(self, after: Configuration) -> int:
         self.configuration = after
-        return self.propose(b"", after)
+        self.configuration_index = self.propose(b"", after)
+        return self.configuration_index
 
     def _commit(self) -> None:
         first = self.last_index + 1
@@ -93,6 +95,10 @@ class LoneLog:
 
     @property
     def commit_index(self) -> int:
+        return self.last_index
+
+    @property
+    def applied_index(self) -> int:
         return self.last_index
 
 

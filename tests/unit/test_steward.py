@@ -107,8 +107,10 @@ class Leader:
 
     is_leader = True
 
-    def __init__(self, configuration: Configuration) -> None:
+    def __init__(self, configuration: Configuration, index: int = 1) -> None:
         self.configuration = configuration
+        self.configuration_index = index
+        self.applied_index = 1
         self.asked: list[object] = []
         self.refusals: list[Exception] = []
 
@@ -164,3 +166,13 @@ def test_what_may_not_be_changed_now_does_not_stop_the_rest(lab: Lab) -> None:
     leader.refusals = [NotLeader("n2")]
     steward(lab, leader, "n3").run_once()
     assert leader.asked == [THREE.without("n1")]
+
+
+def test_a_leader_whose_state_is_behind_its_log_undoes_nothing(lab: Lab) -> None:
+    """The log has a newcomer that the state here does not know to be wanted yet."""
+    leader = Leader(THREE.having(Seat("n4", "n4:7901", "voter", SEAT)), index=9)
+    steward(lab, leader).run_once()
+    assert leader.asked == []
+    leader.applied_index = 9
+    steward(lab, leader).run_once()
+    assert leader.asked == [THREE]
