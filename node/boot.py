@@ -41,9 +41,9 @@ logger = logging.getLogger(__name__)
 EXIT_FATAL = 70
 # The state was found to be wrong; a supervisor must not try again by itself.
 EXIT_QUARANTINED = 79
-EXIT_REMOVED = 80
 # The disk is almost full; whoever starts it again without making room gets the same.
 EXIT_NO_ROOM = 75
+EXIT_REMOVED = 80
 FAREWELL_S_MAX = 30.0
 GRACE_WITHOUT_ROOM_S = 5.0
 

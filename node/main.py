@@ -37,21 +37,32 @@ from storage.journal_format import DiskFailed, JournalDamaged, JournalMismatch
 logger = logging.getLogger(__name__)
 
 EXIT_REFUSED = 78  # the configuration cannot be used as it is (EX_CONFIG)
-# Starting again changes nothing about these; somebody has to look at it.
-REFUSALS = (
-    CertificateError,
-    DirectoryInUse,
-    TooManySlots,
-    JournalMismatch,
-    JournalDamaged,
-    LevelUnsupported,
+
+# What ends a member, each with its exit status and what it means; the first that fits counts.
+# Starting again changes nothing about a refusal; somebody has to look at it.
+ENDS: tuple[tuple[tuple[type[BaseException], ...], int, str], ...] = (
+    ((Removed, MemberRemoved), EXIT_REMOVED, "This member cannot go on"),
+    ((DiskAlmostFull,), EXIT_NO_ROOM, "This member cannot start"),
+    ((Quarantined,), EXIT_QUARANTINED, "This member cannot start"),
+    (
+        (
+            CertificateError,
+            DirectoryInUse,
+            TooManySlots,
+            JournalMismatch,
+            JournalDamaged,
+            LevelUnsupported,
+        ),
+        EXIT_REFUSED,
+        "This member cannot start",
+    ),
+    ((DiskFailed, RunnerError, OSError), EXIT_FATAL, "This member must stop"),
+    (
+        (InvariantViolated,),
+        EXIT_FATAL,
+        "This member must stop, its state cannot be trusted",
+    ),
 )
-
-
-_STARTS_REFUSED: dict[type[Exception], int] = {
-    DiskAlmostFull: EXIT_NO_ROOM,
-    Quarantined: EXIT_QUARANTINED,
-}
 
 
 def run_node(config: Config) -> int:
@@ -63,18 +74,12 @@ def run_node(config: Config) -> int:
     )
     try:
         return _run_guarded(config)
-    except (Removed, MemberRemoved) as error:
-        logger.critical("This member cannot go on: %s", error)
-        return EXIT_REMOVED
-    except (DiskAlmostFull, Quarantined, *REFUSALS) as error:
-        logger.critical("This member cannot start: %s", error)
-        return _STARTS_REFUSED.get(type(error), EXIT_REFUSED)
-    except (DiskFailed, RunnerError, OSError) as error:
-        logger.critical("This member must stop: %s", error)
-        return EXIT_FATAL
-    except InvariantViolated as error:
-        logger.critical("This member must stop, its state cannot be trusted: %s", error)
-        return EXIT_FATAL
+    except BaseException as error:
+        for kinds, status, meaning in ENDS:
+            if isinstance(error, kinds):
+                logger.critical("%s: %s", meaning, error)
+                return status
+        raise
 
 
 def _run_guarded(config: Config) -> int:

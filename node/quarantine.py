@@ -93,6 +93,6 @@ def _content(marker: Path) -> str | None:
 def _report(content: str) -> tuple[str, str]:
     try:
         report = json.loads(content)
-        return str(report["reason"]), str(report["advice"])
+        return str(report["reason"]), str(report.get("advice", ADVICE))
     except (ValueError, TypeError, KeyError):
         return "The data directory is closed, and its report cannot be read.", ADVICE

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consensus.context import Effects
 from consensus.machine import Machine
-from consensus.restoration import INDEX_GAP, begin_anew
+from consensus.restoration import CLOSED, INDEX_GAP, KEPT, WRITTEN_ANEW, begin_anew
 from storage import keys, models
 from storage.memory_store import MemoryStore
 from storage.models import Run, Skip
@@ -15,7 +15,16 @@ from tests.support.builders import Lab
 from tests.support.checks import HELD, all_outcomes, all_states, check_state, everything, rows
 from tests.support.random_world import RandomWorld
 
-CLOSED = (keys.MEMBER, keys.INCARNATION, keys.SESSION, keys.RESULT, keys.LIVE)
+
+def test_every_table_is_decided_about() -> None:
+    """A table that is added has to say whether it belongs to the jobs or to the old cluster."""
+    tables = [
+        value
+        for name, value in vars(keys).items()
+        if name.isupper() and isinstance(value, bytes) and len(value) == 1
+    ]
+    decided = [*KEPT, *CLOSED, *WRITTEN_ANEW]
+    assert sorted(decided) == sorted(tables)
 
 
 def lived(seed: int, steps: int) -> MemoryStore:
@@ -41,6 +50,7 @@ def nothing() -> None:
     """A memory store has no disk to flush to."""
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 120))
 def test_every_occurrence_keeps_its_outcome_and_every_live_run_gets_one(
     seed: int, steps: int
@@ -73,6 +83,7 @@ def test_every_occurrence_keeps_its_outcome_and_every_live_run_gets_one(
     assert (closed.queued, sum(closed.ended.values())) == (queued, ended)
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 120))
 def test_every_table_still_says_the_same_and_nothing_of_the_old_members_is_left(
     seed: int, steps: int
@@ -92,6 +103,7 @@ def test_every_table_still_says_the_same_and_nothing_of_the_old_members_is_left(
     assert (machine.applied_term, machine.clock_ms) == (meta.applied_term, meta.clock_ms)
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 60))
 def test_all_members_of_the_new_cluster_begin_with_the_same_bytes(seed: int, steps: int) -> None:
     """G13: and no two restorations under different names pass for each other."""
@@ -105,6 +117,7 @@ def test_all_members_of_the_new_cluster_begin_with_the_same_bytes(seed: int, ste
     assert Machine(one).state_hash != Machine(store).state_hash
 
 
+@settings(max_examples=60, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 60))
 def test_the_new_cluster_goes_on_with_ordinary_commands(seed: int, steps: int) -> None:
     """Every invariant holds after each further entry, and a second restoration works as well."""

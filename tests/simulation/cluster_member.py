@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
@@ -22,6 +22,7 @@ from consensus.errors import ConsensusError, NoQuorum, OutcomeUnknown
 from consensus.machine import BatchResults
 from consensus.raft_types import Introduction, RaftSettings, Rejection, SnapshotNeeded
 from consensus.raft_types import Listener as RaftListener
+from node.disk import MIB, Room
 from node.executors.command import CommandExecutor
 from node.executors.protocol import Services
 from node.executors.registry import Registry
@@ -38,6 +39,12 @@ from tests.simulation.virtual_process import HostClock, Process, ProcessEnvironm
 from tests.simulation.virtual_runner import VirtualRunner
 
 QUICK_SYNC_S = (0.0005, 0.002)
+# What a host's disk has left: enough, too little to take writes, too little to go on.
+WELL, LOW, CRITICAL = (
+    Room(free_bytes=free_mib * MIB, total_bytes=100_000 * MIB) for free_mib in (50_000, 300, 50)
+)
+# How long runs may go on when their member is told to stop.
+GRACES_S = (0.0, 1.0, 10.0)
 # What the simulation's bounds are, so that short runs meet them.
 RAFT = RaftSettings(
     entry_bytes_max=2 * 1024 * 1024,
@@ -67,6 +74,18 @@ class SpoolFile:
         self.path.write_bytes(rng.choice((content, torn, self._written_back)))
 
 
+class HostDisk:
+    """How much room a host has; a fault takes some of it."""
+
+    place = "/simulated"
+
+    def __init__(self) -> None:
+        self.room = WELL
+
+    def measure(self) -> Room:
+        return self.room
+
+
 @dataclass(slots=True)
 class Host:
     """What of a member outlives its process."""
@@ -76,6 +95,7 @@ class Host:
     journal: MemoryDisk
     state: MemoryStateDisk
     spool: SpoolFile
+    disk: HostDisk = field(default_factory=HostDisk)
     lives: int = 0
     # How long the disk takes for one transaction.
     sync_s: tuple[float, float] = QUICK_SYNC_S
@@ -160,6 +180,7 @@ class MemberLife:
             self._spool = Spool(host.spool.path)
             self.node = self._make_node()
             self.node.fatal.add_done_callback(self._failed)
+            self.node.leaving.add_done_callback(lambda _: self.stop())
             self._watch()
         self.process.spawn(self.node.start())
 
@@ -187,6 +208,7 @@ class MemberLife:
             raft_class=self._make_raft,
             registry=Registry({"command": CommandExecutor(services)}),
             state_writer=self._state_writer,
+            disk=self.host.disk,
         )
 
     def _make_raft(self, **given: Any) -> Raft:
@@ -279,10 +301,12 @@ class MemberLife:
 
     def stop(self) -> None:
         """Leave in order, as upon SIGTERM."""
-        self.stopping = True
-        self.process.spawn(self._leave())
+        if not self.stopping:
+            self.stopping = True
+            self.process.spawn(self._leave())
 
     async def _leave(self) -> None:
+        await self.node.departure.drain(self._rng.choice(GRACES_S))
         await self.node.stop()
         self._exit(None)
 

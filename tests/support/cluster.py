@@ -108,6 +108,15 @@ class Process:
         os.close(self._descriptor)
 
 
+def scheduled_seconds(outcomes: list[Any]) -> list[int]:
+    """Return the nominal times of a job's outcomes in order, ranges in full."""
+    times = []
+    for outcome in outcomes:
+        first = round(datetime.fromisoformat(outcome["scheduled_at"]).timestamp())
+        times += [first + place for place in range(outcome.get("count", 1))]
+    return sorted(times)
+
+
 def in_seconds(delay_s: float) -> str:
     """Return the time after a delay, in the form of the API."""
     return (datetime.now(UTC) + timedelta(seconds=delay_s)).isoformat(timespec="milliseconds")

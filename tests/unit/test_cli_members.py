@@ -128,7 +128,7 @@ def test_a_cluster_of_another_authority_is_refused(
     cluster.issued = cluster.issued | {"bundle": b64encode(b"something else").decode()}
     assert join(token, tmp_path / "n4") == exits.CONFLICT
     assert not (tmp_path / "n4" / "cluster.toml").exists()
-    assert "does not give out what this token was made for" in capsys.readouterr().err
+    assert "is not what was put there" in capsys.readouterr().err
 
 
 def test_mistakes_are_noticed_before_anything_is_sent(
