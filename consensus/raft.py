@@ -261,10 +261,10 @@ class RaftCore(Rules, library.SyncObj):  # type: ignore[misc]
 
     def _translate(self, member: str, message: dict[str, Any]) -> None:
         """Post what the library itself says; everything else it could say has an override."""
-        if self.is_guest(member):
-            return
         node = self._nodes[member]
         match message["type"]:
+            case "request_vote" | "timeout_now" if self.is_guest(member):
+                """It bears the name of the one that this is meant for."""
             case "request_vote":
                 last_index, last_term = message["last_log_index"], message["last_log_term"]
                 self._say(node, frames.VoteRequest(last_index, last_term, self._transfer_campaign))

@@ -8,6 +8,8 @@ from pathlib import Path
 from tests.support.cluster import Cluster, Node, three_nodes, until
 
 WRITERS = 4
+# As many writers as they are, they leave the machine time for what else goes on.
+PAUSE_S = 0.05
 EXIT_REMOVED = 80
 JOINED_S = 40.0
 
@@ -31,6 +33,7 @@ class Load:
             nodes = self._cluster.nodes
             answer = await self._cluster.write("/v1/jobs", document, nodes[number % len(nodes)])
             self.names.append(name)
+            await asyncio.sleep(PAUSE_S)
             self.index = max(self.index, answer.index)
 
     async def more(self, count: int) -> None:

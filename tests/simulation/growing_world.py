@@ -213,8 +213,10 @@ class GrowingWorld(World):
         raft.change(before.having(moved))
 
     def _wipe_any(self, raft: Raft, before: Configuration) -> None:
+        # A removal that is not committed may yet be undone, so both configurations count.
         down = self.gone | self.behind | self.wiped
-        if len(before.voters) >= VOTERS_MIN and not before.names & down:
+        names = before.names | self.committed[1].names
+        if len(before.voters) >= VOTERS_MIN and not names & down:
             known = [name for name in before.names if name in self.lives]
             if known:
                 self.wipe(self._operator.choice(sorted(known)))

@@ -256,6 +256,14 @@ def test_who_bears_the_name_of_a_voter_and_is_another_elects_nobody(make: MakeHa
     assert hand.core.leads
 
 
+def test_a_guest_gets_the_vote_that_it_needs(make: MakeHand) -> None:
+    """It knows more of the members than this one; in its configuration this vote may count."""
+    hand = stranded(make)
+    hand.tell("n2", 1, frames.PreVoteRequest(9, 1))
+    (said,) = hand.tell("n2", 2, frames.VoteRequest(9, 1, False))
+    assert (said.to, said.message) == ("n2", frames.Vote())
+
+
 def test_a_guest_tells_what_was_missed(make: MakeHand) -> None:
     """What the leader of today says is taken, and it is a guest no more."""
     hand = stranded(make)
