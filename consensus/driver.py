@@ -20,6 +20,7 @@ from concurrent.futures import Executor
 
 from consensus import frames
 from consensus.raft import RaftCore
+from consensus.raft_listener import GuardedListener
 from consensus.raft_log import RaftLog
 from consensus.raft_progress import InFlight
 from consensus.raft_types import (
@@ -32,6 +33,8 @@ from consensus.raft_types import (
     RaftSettings,
 )
 from consensus.raft_writer import JournalWriter
+from consensus.snapshot_types import SnapshotPorts, SnapshotReady
+from consensus.snapshots import Snapshots
 from consensus.transport import Events, Transport
 from storage.clock import Environment
 
@@ -47,7 +50,9 @@ class Raft:
     `on_fatal` is called once, with the reason, when the member cannot go on.
 
     The journal is opened and closed by the caller. `writer` runs its transactions; without
-    one, a thread of its own does.
+    one, a thread of its own does. `snapshots` is where a state comes from for members that
+    lack what was trimmed, and where one goes to; `on_fatal` gets `SnapshotReady` when one
+    has arrived. Without it a member that needs one stops with `SnapshotNeeded`.
 
     Raises:
         JournalDamaged: journal and `applied_index` contradict each other.
@@ -70,6 +75,7 @@ class Raft:
         on_leadership: Callable[[bool], None],
         on_fatal: Callable[[BaseException], None],
         writer: Executor | None = None,
+        snapshots: SnapshotPorts | None = None,
     ) -> None:
         if member not in voters:
             raise ValueError(f"Member {member!r} is none of the voters {sorted(voters)}.")
@@ -90,6 +96,10 @@ class Raft:
             network=network,
             events=Events(self._opened, self._closed, self._message, receive),
         )
+        self.snapshots = Snapshots(
+            snapshots, lambda: self._core, cluster=cluster, settings=settings,
+            environment=environment, network=network, guarded=self.guarded,
+        )  # fmt: skip
         self._core = RaftCore(
             member=member,
             voters=voters,
@@ -98,6 +108,7 @@ class Raft:
             environment=environment,
             settings=settings,
             applied_index=applied_index,
+            on_behind=self.snapshots.on_behind,
         )
         self._running = False
         self._woken = False
@@ -118,7 +129,9 @@ class Raft:
             return
         self._running = True
         self._loop = asyncio.get_running_loop()
-        await self._network.start(_Listener(self))
+        await self._network.start(
+            GuardedListener(self.guarded, self._transport, self._log, self._wake)
+        )
         self._wake()
 
     async def stop(self) -> None:
@@ -128,6 +141,7 @@ class Raft:
             await self._transfer_over.wait()
         self.abort()
         await self._writer.close()
+        await self.snapshots.close()
         await self._network.stop()
 
     def abort(self) -> None:
@@ -210,7 +224,7 @@ class Raft:
 
         The tail stays that the settings ask for, so that short absences need no snapshot.
         """
-        self._log.trim(min(index, self.applied_index))
+        self._log.trim(min(index, self.applied_index), self.snapshots.held_index())
 
     # --- What it knows ----------------------------------------------------------------
 
@@ -285,7 +299,8 @@ class Raft:
             raise
         except BaseException as error:  # an InvariantViolated is no Exception, on purpose
             self.abort()
-            logger.critical("The consensus layer stops: %s", error)
+            if not isinstance(error, SnapshotReady):
+                logger.critical("The consensus layer stops: %s", error)
             self._on_fatal(error)
 
     def _wake(self) -> None:
@@ -301,6 +316,7 @@ class Raft:
         self._pursue_transfer(now_s)
         self._writer.begin()
         self._notice_leadership()
+        self.snapshots.look()
         self._apply_committed()
         self._arm()
 
@@ -373,28 +389,9 @@ class Raft:
 
     def _closed(self, member: str) -> None:
         self._core.disconnected(member)
+        self.snapshots.disconnected(member)
 
     def _message(self, member: str, term: int, message: frames.Message) -> None:
-        self._core.receive(member, term, message)
+        if not self.snapshots.receive(member, term, message):
+            self._core.receive(member, term, message)
         self._wake()
-
-
-class _Listener:
-    """The network's events, guarded."""
-
-    def __init__(self, raft: Raft) -> None:
-        self._raft = raft
-
-    def connected(self, member: str) -> None:
-        self._raft.guarded(self._raft._transport.connected_to, member)
-
-    def disconnected(self, member: str) -> None:
-        self._raft.guarded(self._raft._transport.disconnected_from, member)
-
-    def received(self, member: str, frame: bytes) -> None:
-        self._raft.guarded(self._received, member, frame)
-
-    def _received(self, member: str, frame: bytes) -> None:
-        self._raft._transport.received(member, frame)
-        if self._raft._log.pending:
-            self._raft._wake()

@@ -25,6 +25,7 @@ from pathlib import Path
 from storage.files import sync_directory
 from storage.journal import LmdbJournal
 from storage.journal_format import EMPTY_PAYLOAD, Batch, DiskFailed, HardState
+from storage.memory_journal import MemoryJournal
 from storage.snapshot_format import SnapshotHeader, decode_header
 from storage.snapshot_store import HEADER_FILE, INCOMING, READY, applied_index_of
 
@@ -59,7 +60,7 @@ def _install(
     if (data_dir / READY).exists():
         header = decode_header((data_dir / READY / HEADER_FILE).read_bytes())
         if header.index > applied_index_of(data_dir / STATE):
-            _begin_journal_anew(journal, header)
+            begin_journal_anew(journal, header)
             passed("journal")
             _exchange(data_dir, passed)
             logger.info("The state is now the snapshot of entry %d.", header.index)
@@ -72,7 +73,7 @@ def _install(
     return header
 
 
-def _begin_journal_anew(journal: LmdbJournal, header: SnapshotHeader) -> None:
+def begin_journal_anew(journal: LmdbJournal | MemoryJournal, header: SnapshotHeader) -> None:
     """Let the log begin at the snapshot, or leave it as it is if it agrees there.
 
     A log that has the very entry agrees with the snapshot up to it, and what it has behind

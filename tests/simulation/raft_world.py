@@ -12,10 +12,11 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from consensus.raft_types import SnapshotNeeded
+from consensus.snapshot_types import SnapshotReady
 from storage.memory_journal import MemoryDisk
 from tests.simulation.raft_life import Life, RaftLife, Remains
 from tests.simulation.raft_oracle import LivenessViolated, Oracle
+from tests.simulation.raft_snapshots import STEPS, install
 from tests.simulation.virtual_loop import VirtualLoop
 from tests.simulation.virtual_network import VirtualNetwork
 
@@ -63,8 +64,6 @@ class World:
             for name in names
         }
         self.lives: dict[str, Life] = {}
-        # Members that stopped because they need a snapshot.
-        self.behind: set[str] = set()
         self._make = make
         self._failure: BaseException | None = None
         self._written = 0
@@ -92,12 +91,12 @@ class World:
     def failed(self, member: str, error: BaseException) -> None:
         """Note why a member stopped itself.
 
-        The one good reason is to lack what the others have trimmed; it stays down then.
+        The one good reason is that a snapshot waits to be installed; then it begins again.
         """
-        if isinstance(error, SnapshotNeeded):
-            self.oracle.counts["snapshot_needed"] += 1
+        if isinstance(error, SnapshotReady):
+            self.oracle.counts["snapshots_received"] += 1
             self.loop.call_soon(self.kill, member)
-            self.behind.add(member)
+            self.loop.call_later(self.rng.uniform(0.01, 0.5), self.start, member)
         else:
             self._failure = self._failure or error
 
@@ -109,9 +108,16 @@ class World:
     # --- Members ----------------------------------------------------------------------
 
     def start(self, name: str) -> None:
-        """Start a member that is down."""
-        if name not in self.lives and name not in self.behind:
-            self.lives[name] = self._make(self, self.remains[name])
+        """Start a member that is down; while it installs a snapshot, it may be killed again."""
+        if name in self.lives:
+            return
+        remains = self.remains[name]
+        steps = self.rng.randint(0, STEPS) if self.rng.random() < 0.3 else STEPS
+        if install(remains, self.oracle, steps):
+            self.lives[name] = self._make(self, remains)
+        else:
+            self.oracle.counts["installations_killed"] += 1
+            self.loop.call_later(self.rng.uniform(0.01, 0.5), self.start, name)
 
     def kill(self, name: str, *, power_loss: bool = False) -> None:
         """Kill a member that is up."""

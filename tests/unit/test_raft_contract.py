@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from pysyncobj import syncobj as library
 
-from consensus import raft, raft_rules
+from consensus import raft, raft_behind, raft_rules
 from consensus.raft_types import RaftSettings
 
 TREE = ast.parse(inspect.getsource(library.SyncObj))
@@ -75,7 +75,7 @@ def test_an_attribute_behind_a_property_is_assigned_by_the_library(name: str) ->
     assert name in own_attributes(constructor)
 
 
-@pytest.mark.parametrize("module", [raft, raft_rules])
+@pytest.mark.parametrize("module", [raft, raft_rules, raft_behind])
 def test_every_private_name_in_use_exists_in_the_library(module: object) -> None:
     """Our code reads and sets nothing that the library does not have."""
     assert isinstance(BASE, ast.ClassDef)
