@@ -39,7 +39,7 @@ workday: $(STAMP) ## replay a business day, sixty times faster than life
 	$(BIN)/python -m bench.workday
 
 simulate: $(STAMP) ## run many seeded clusters in virtual time: make simulate SEEDS=5000
-	PYTHONHASHSEED=0 $(BIN)/python -m tests.simulation.raft_run --seeds $(SEEDS)
+	$(BIN)/python -m tests.simulation.raft_run --seeds $(SEEDS) --members 3 5
 
 chaos: $(STAMP) ## kill members of a real cluster for a minute, then judge
 	$(BIN)/python -m chaos.kill_members --seconds 60

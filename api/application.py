@@ -17,7 +17,7 @@ import msgspec
 from aiohttp import web
 from prometheus_client import CollectorRegistry
 
-from api.calls import PROPOSAL_S, REQUEST_ID, Call, Service
+from api.calls import PROPOSAL_S, REQUEST_ID, Call, Service, common_headers
 from api.cluster import Cluster
 from api.faults import Rejected, shortened
 from api.ids import JOB_ID_PATTERN
@@ -134,7 +134,7 @@ class _Middleware:
             logger.exception("Request %s failed: %s", request_id, request.get(OPERATION))
             detail = f"The node's log says more about it under the request id {request_id}."
             response = _problem_response(request, Problem("internal", detail))
-        self._finish(request, response, request_id)
+        self._finish(response, request_id)
         seconds = self._cluster.environment.monotonic_s() - started_s
         self._metrics.observe(request.get(OPERATION, UNMATCHED), response.status, seconds)
         return response
@@ -145,15 +145,9 @@ class _Middleware:
             return given
         return f"{self._cluster.environment.random.getrandbits(_REQUEST_ID_BITS):016x}"
 
-    def _finish(self, request: web.Request, response: web.StreamResponse, request_id: str) -> None:
-        headers = response.headers
-        headers["X-Request-Id"] = request_id
-        headers["X-Cronclave-Index"] = str(self._cluster.applied_index)
-        headers["X-Content-Type-Options"] = "nosniff"
-        headers["Cache-Control"] = "no-store"
-        headers["Server"] = "cronclave"
-        if not self._cluster.has_quorum:
-            headers["X-Cronclave-Stale"] = "true"
+    def _finish(self, response: web.StreamResponse, request_id: str) -> None:
+        if not response.prepared:
+            response.headers.update(common_headers(self._cluster, request_id))
 
 
 def _problem_response(request: web.Request, problem: Problem) -> web.Response:

@@ -162,6 +162,20 @@ def _too_large(bytes_max: int) -> Problem:
     return Problem("body_too_large", f"The body may have {bytes_max} bytes here.")
 
 
+def common_headers(cluster: Cluster, request_id: str) -> dict[str, str]:
+    """Return what every answer says of itself and of the state that it shows."""
+    headers = {
+        "X-Request-Id": request_id,
+        "X-Cronclave-Index": str(cluster.applied_index),
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "no-store",
+        "Server": "cronclave",
+    }
+    if not cluster.has_quorum:
+        headers["X-Cronclave-Stale"] = "true"
+    return headers
+
+
 def answer(
     payload: object, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> web.Response:

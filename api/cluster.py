@@ -35,6 +35,22 @@ class ClusterStatus(msgspec.Struct, frozen=True, kw_only=True):
     counters: Mapping[str, int]
     slots: int
     slots_used: int
+    feature_level: int
+    feature_level_supported: int  # the highest that this member supports
+
+
+class BackupStream(Protocol):
+    """A backup on its way out; the state is that of log index `index`."""
+
+    index: int
+
+    async def next_chunk(self) -> bytes | None:
+        """Return the next chunk in the form of `storage.snapshot_format`, None at the end."""
+        ...
+
+    def close(self) -> None:
+        """End it, whole or not. May be repeated."""
+        ...
 
 
 class Cluster(Protocol):
@@ -78,6 +94,15 @@ class Cluster(Protocol):
 
     async def wait_applied(self, index: int, *, timeout_s: float) -> bool:
         """Wait until log index `index` is applied here; return whether it is."""
+        ...
+
+    async def open_backup(self) -> BackupStream:
+        """Begin a backup of what this member has applied; whoever asks has to close it.
+
+        Raises:
+            Overloaded: there are as many as may be.
+            NoQuorum: there is nothing to back up yet.
+        """
         ...
 
     def status(self) -> ClusterStatus: ...

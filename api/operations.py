@@ -58,6 +58,7 @@ def _member(member: Member, clock_ms: int) -> dict[str, Any]:
         "running": member.running,
         "http_address": member.http_address,
         "version": member.version,
+        "feature_level_supported": member.level,
         "tzdata": member.tzdata,
         "labels": member.labels,
     }

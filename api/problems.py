@@ -71,6 +71,7 @@ REFUSALS: dict[str, str] = {
     "idempotency_key_reused": "idempotency_key_reused",
     "lease_expired": "not_claimed",
     "lease_valid": "not_claimed",
+    "level_unsupported": "not_claimed",
     "expired": "not_applied",
     "internal": "internal",
 }

@@ -75,7 +75,7 @@ class Route:
         if self.versioned:
             codes += READ_CODES
             codes += ("no_quorum", "outcome_unknown")
-        if self.role in ("write", "operate", "admin"):
+        if self.role in ("write", "operate", "admin") and self.method != "GET":
             codes += WRITE_CODES
         if self.method == "POST" and self.versioned:
             codes += ("invalid_header", "idempotency_key_reused")

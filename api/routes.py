@@ -8,7 +8,17 @@ from __future__ import annotations
 
 import dataclasses
 
-from api import job_actions, job_batch, job_reads, job_writes, operations, parameters, run_requests
+from api import (
+    backups,
+    job_actions,
+    job_batch,
+    job_reads,
+    job_writes,
+    operations,
+    parameters,
+    run_requests,
+)
+from api.backups import BACKUP_TYPE
 from api.calls import JSON, MERGE_PATCH, NDJSON
 from api.operations import EXPLAINED_MAX, METRICS_TYPE
 from api.outcomes import RUN_OUTCOMES, RUN_STATES, SKIP_REASONS
@@ -137,6 +147,11 @@ _OPERATIONS = (
     Route(
         method="GET", path="/v1/cluster", handler=operations.cluster_status, role="read",
         summary="Show how this member sees the cluster", answers={200: "ClusterStatus"},
+    ),
+    Route(
+        method="GET", path="/v1/cluster/backup", handler=backups.read_backup, role="admin",
+        summary="Read this member's state as a backup", answers={200: None},
+        codes=("overloaded",), answer_type=BACKUP_TYPE,
     ),
     Route(
         method="GET", path="/v1/members", handler=operations.list_members, role="read",

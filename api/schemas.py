@@ -303,6 +303,8 @@ SCHEMAS: dict[str, Schema] = {
         counters={"type": "object", "additionalProperties": WHOLE},
         slots=WHOLE,
         slots_used=WHOLE,
+        feature_level=WHOLE,
+        feature_level_supported=WHOLE,
     ),
     "Member": _shown(
         name=TEXT,
@@ -314,6 +316,7 @@ SCHEMAS: dict[str, Schema] = {
         running=WHOLE,
         http_address=TEXT,
         version=TEXT,
+        feature_level_supported=WHOLE,
         tzdata=TEXT,
         labels={"type": "object", "additionalProperties": TEXT},
     ),

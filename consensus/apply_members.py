@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from consensus import apply_runs
+from consensus import apply_levels, apply_runs
 from consensus.commands import (
     BATCH_PATIENCE_MS,
     Clean,
@@ -50,7 +50,9 @@ def heartbeat(context: Context, command: Heartbeat) -> Renewed | Refused:
         accepting=command.accepting,
         tzdata=command.tzdata,
         running=command.running,
+        level=command.level,
     )
+    apply_levels.found(context, command)
     if before is None or _standing(before) != _standing(member):
         context.effects.members_changed = True
     context.store.put(keys.MEMBER + command.member.encode(), models.encode(member))

@@ -74,10 +74,11 @@ def _keep_output(context: Context, item: Ended, run: Run) -> None:
         context.store.put(keys.output_age_key(context.clock_ms, attempt), b"")
 
 
-def lost(context: Context, key: bytes) -> None:
+def lost(context: Context, key: bytes, reason: str | None = None) -> None:
     """Return the run of a member that is gone, as the job's delivery wants it."""
     run = context.run(key)
-    _return_lost(context, key, run, f"Member {run.member} was lost.", certain=False)
+    detail = f"Member {run.member} was lost." if reason is None else reason
+    _return_lost(context, key, run, detail, certain=False)
 
 
 def _return_lost(context: Context, key: bytes, run: Run, detail: str, *, certain: bool) -> None:

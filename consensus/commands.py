@@ -7,7 +7,8 @@
 Everything that depends on a clock, on chance or on time zone data is inside the command,
 worked out by whoever proposed it; applying it is arithmetic. Every command is answered
 with a result, also one that was refused. The union of commands is closed: an entry that
-a member cannot decode stops that member.
+a member cannot decode stops that member. An entry carries the feature level that whoever
+applies it must support (`consensus.features`), which is the one in force where it was packed.
 """
 
 from __future__ import annotations
@@ -16,9 +17,9 @@ from typing import Literal
 
 import msgspec
 
+from consensus import features
 from storage.models import JobPolicy, Outcome, SkipReason
 
-ENTRY_VERSION = 1
 # A batch is proposed again, under the same number, for this long; later it is refused.
 BATCH_PATIENCE_MS = 30_000
 
@@ -181,6 +182,20 @@ class Heartbeat(msgspec.Struct, frozen=True, array_like=True, tag="heartbeat"):
     accepting: bool
     running: int
     supersedes: bool = False
+    # The feature levels that the member's release supports.
+    level: int = 1
+    level_min: int = 1
+
+
+class RaiseLevel(msgspec.Struct, frozen=True, array_like=True, tag="raise_level"):
+    """Let the cluster use a feature level from now on.
+
+    `members` are those that the proposer knows to have a seat, whether or not the others
+    have heard of them.
+    """
+
+    level: int
+    members: tuple[str, ...]
 
 
 class Expire(msgspec.Struct, frozen=True, array_like=True, tag="expire"):
@@ -207,6 +222,7 @@ Command = (
     | Heartbeat
     | Expire
     | Clean
+    | RaiseLevel
 )
 
 RefusalCode = Literal[
@@ -220,6 +236,7 @@ RefusalCode = Literal[
     "lease_expired",
     "lease_valid",
     "expired",
+    "level_unsupported",
     "internal",
 ]
 
@@ -257,6 +274,12 @@ class Renewed(msgspec.Struct, frozen=True, array_like=True, tag="renewed"):
     lease_until_ms: int
 
 
+class Raised(msgspec.Struct, frozen=True, array_like=True, tag="raised"):
+    """The feature level in force after the command."""
+
+    level: int
+
+
 class Remaining(msgspec.Struct, frozen=True, array_like=True, tag="remaining"):
     """How many items a bounded command has handled, and whether there are more."""
 
@@ -272,7 +295,7 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
     revision: int | None = None
 
 
-Result = JobDone | RunDone | Claimed | Reported | Renewed | Remaining | Refused
+Result = JobDone | RunDone | Claimed | Reported | Renewed | Remaining | Raised | Refused
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True):
@@ -286,19 +309,20 @@ class Batch(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True):
-    version: int
+    level: int
     stamp_ms: int
     batches: tuple[Batch, ...]
 
 
 class _PackedEntry(msgspec.Struct, frozen=True, array_like=True):
-    version: int
+    level: int
     stamp_ms: int
     batches: tuple[msgspec.Raw, ...]
 
 
 _encoder = msgspec.msgpack.Encoder()
 _entry_decoder = msgspec.msgpack.Decoder(Entry)
+_packed_decoder = msgspec.msgpack.Decoder(_PackedEntry)
 _result_decoder: msgspec.msgpack.Decoder[Result] = msgspec.msgpack.Decoder(Result)
 _results_decoder = msgspec.msgpack.Decoder(tuple[Result, ...])
 
@@ -310,7 +334,15 @@ decode_results = _results_decoder.decode
 decode_entry = _entry_decoder.decode
 
 
-def pack_entry(stamp_ms: int, batches: list[bytes]) -> bytes:
+def pack_entry(stamp_ms: int, batches: list[bytes], level: int = features.FIRST) -> bytes:
     """Return the bytes of a log entry around batches that are encoded already."""
-    packed = _PackedEntry(ENTRY_VERSION, stamp_ms, tuple(msgspec.Raw(batch) for batch in batches))
+    packed = _PackedEntry(level, stamp_ms, tuple(msgspec.Raw(batch) for batch in batches))
     return _encoder.encode(packed)
+
+
+def level_of(entry: bytes) -> int | None:
+    """Return the level that an entry needs, also if the rest cannot be read; None if it is none."""
+    try:
+        return _packed_decoder.decode(entry).level
+    except msgspec.MsgspecError:
+        return None

@@ -16,6 +16,7 @@ import dataclasses
 
 import msgspec
 
+from consensus import features
 from consensus.transitions import HELD_STATES
 from storage import keys, models
 from storage.invariant import InvariantViolated
@@ -78,6 +79,11 @@ class Context:
 
     def count(self, name: str, change: int = 1) -> None:
         self.counted[name] = self.counted.get(name, 0) + change
+
+    @property
+    def level(self) -> int:
+        """Return the feature level in force, by which newer forms may be written."""
+        return features.in_force(self.store)
 
     # --- Jobs --------------------------------------------------------------------------
 

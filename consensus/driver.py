@@ -23,6 +23,7 @@ from consensus.raft import RaftCore
 from consensus.raft_listener import GuardedListener
 from consensus.raft_log import RaftLog
 from consensus.raft_progress import InFlight
+from consensus.raft_transfer import Transfer
 from consensus.raft_types import (
     Entry,
     EntryTooLarge,
@@ -33,6 +34,7 @@ from consensus.raft_types import (
     RaftSettings,
 )
 from consensus.raft_writer import JournalWriter
+from consensus.read_rounds import Answer, ReadRounds
 from consensus.snapshot_types import SnapshotPorts, SnapshotReady
 from consensus.snapshots import Snapshots
 from consensus.transport import Events, Transport
@@ -110,6 +112,7 @@ class Raft:
             applied_index=applied_index,
             on_behind=self.snapshots.on_behind,
         )
+        self._reads = ReadRounds(self._core)
         self._running = False
         self._woken = False
         self._timer: asyncio.TimerHandle | None = None
@@ -117,9 +120,7 @@ class Raft:
         # The term this member leads, as `on_leadership` was told; 0 for none.
         self._led_term = 0
         self._in_flight = InFlight(settings)
-        # A transfer of leadership under way: to whom, until when, and whether it was asked.
-        self._transfer: tuple[str | None, float, bool] | None = None
-        self._transfer_over = asyncio.Event()
+        self._transfer = Transfer()
 
     # --- Life -------------------------------------------------------------------------
 
@@ -138,7 +139,7 @@ class Raft:
         """Hand leadership over, if there is somebody to take it, and leave. May be repeated."""
         if self.is_leader and self.connected:
             self.transfer_leadership(None)
-            await self._transfer_over.wait()
+            await self._transfer.over.wait()
         self.abort()
         await self._writer.close()
         await self.snapshots.close()
@@ -147,7 +148,7 @@ class Raft:
     def abort(self) -> None:
         """Take no further part, from this instant on, as if the process had been killed."""
         self._running = False
-        self._transfer_over.set()
+        self._transfer.over.set()
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -166,7 +167,7 @@ class Raft:
             Overloaded: too much is in flight already.
             ValueError: the command is empty.
         """
-        if not self.is_leader or self._transfer is not None:
+        if not self.is_leader or self._transfer.under_way:
             raise NotLeader(None if self.is_leader else self.leader)
         if not command:
             raise ValueError("An empty command cannot be told from an entry without one.")
@@ -180,6 +181,15 @@ class Raft:
         self._in_flight.add(index, len(command))
         self._wake()
         return index
+
+    def confirm_read(self, answer: Answer) -> None:
+        """Call `answer` with the index that a reader has to wait for, or with None.
+
+        Raises:
+            Overloaded: too many wait for that already.
+        """
+        self._reads.ask(answer)
+        self._wake()
 
     def send(self, member: str, payload: bytes) -> bool:
         """Send a message to another member, past the journal; it may get lost on the way.
@@ -215,8 +225,7 @@ class Raft:
         if member is not None and member not in self._core.other_members:
             raise ValueError(f"Leadership cannot go to {member!r}, which is no other voter.")
         deadline_s = self._environment.monotonic_s() + self._settings.election_max_s
-        self._transfer = (member, deadline_s, False)
-        self._transfer_over.clear()
+        self._transfer.begin(member, deadline_s)
         self._wake()
 
     def trim(self, index: int) -> None:
@@ -313,7 +322,9 @@ class Raft:
         now_s = self._environment.monotonic_s()
         self._core.silent = self._writer.stalled_s() > self._settings.election_min_s
         self._core.tick()
-        self._pursue_transfer(now_s)
+        if self._reads.advance():
+            self._wake()
+        self._transfer.pursue(now_s, leads=self._core.leads, ask=self._core.transfer)
         self._writer.begin()
         self._notice_leadership()
         self.snapshots.look()
@@ -341,16 +352,6 @@ class Raft:
             self._on_leadership(False)
         if term:
             self._on_leadership(True)
-
-    def _pursue_transfer(self, now_s: float) -> None:
-        if self._transfer is None:
-            return
-        member, deadline_s, asked = self._transfer
-        if not self._core.leads or now_s > deadline_s:
-            self._transfer = None
-            self._transfer_over.set()
-        elif not asked:
-            self._transfer = (member, deadline_s, self._core.transfer(member))
 
     def _arm(self) -> None:
         now_s = self._environment.monotonic_s()

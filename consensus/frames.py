@@ -13,11 +13,13 @@ from typing import Annotated, TypeAlias, TypeVar
 
 import msgspec
 
+from consensus import features
 from storage.snapshot_format import CHUNK_BYTES_MAX
 
-# Raised with every change that an older member would misread; members of different wire
-# versions do not talk to each other.
-WIRE_VERSION = 1
+# What a release can read and write on the wire is what feature levels it supports. A
+# message never changes; a newer form is a message of its own, and is said only in sessions
+# that have agreed on its level.
+WIRE_MINIMUM, WIRE_VERSION = features.MINIMUM, features.CURRENT
 
 NAME_CHARS_MAX = 128
 REASON_CHARS_MAX = 1000
@@ -41,10 +43,15 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 
 
 class Hello(_Message, frozen=True, tag=0):
-    """Open a session: the first frame of a connection, in both directions."""
+    """Open a session: the first frame of a connection, in both directions.
+
+    It says which levels the sender speaks: from its envelope's version to `highest`. It and
+    a refusal have to be read by all releases, and so they never change.
+    """
 
     disk_id: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
     last_index: Number
+    highest: Number = 1
 
 
 class Append(_Message, frozen=True, tag=1):
@@ -203,15 +210,18 @@ def decode(frame: bytes) -> Envelope:
     """Return the envelope in a frame.
 
     Raises:
-        FrameError: it is not exactly one well-formed envelope of this wire version.
+        FrameError: it is not exactly one well-formed envelope of a version that this
+            release speaks.
     """
     try:
         envelope = _decoder.decode(frame)
     except _NOT_DECODED as error:
         raise FrameError(f"The frame cannot be read: {error}") from error
-    if envelope.version != WIRE_VERSION:
+    opening = isinstance(envelope.message, Hello | Refusal)
+    if not opening and not WIRE_MINIMUM <= envelope.version <= WIRE_VERSION:
         raise FrameError(
-            f"The frame has wire version {envelope.version}, this member speaks {WIRE_VERSION}."
+            f"The frame has wire version {envelope.version}, and this member speaks "
+            f"{WIRE_MINIMUM} to {WIRE_VERSION}."
         )
     if isinstance(envelope.message, Append):
         _check_records(envelope.term, envelope.message)
@@ -246,16 +256,21 @@ def decode_membership(content: bytes) -> tuple[str, str]:
         raise FrameError(f"The membership entry cannot be read: {error}") from error
 
 
-class Greeting(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The first bytes of a connection: who dials, and whom it means to reach."""
+class Greeting(msgspec.Struct, frozen=True, array_like=True):
+    """The first bytes of a connection: who dials, whom it means to reach, what it speaks.
+
+    Both hands are read by all releases: they may grow at their end, and what is surplus is
+    ignored.
+    """
 
     wire_version: Number
     cluster: Name
     sender: Name
     receiver: Name
+    wire_minimum: Number = 1
 
 
-class Welcome(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
+class Welcome(msgspec.Struct, frozen=True, array_like=True):
     """The only bytes that come back: who was reached, and why not, if it does not listen."""
 
     cluster: Name

@@ -22,7 +22,15 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from consensus import apply_claims, apply_jobs, apply_members, commands, scrub
+from consensus import (
+    apply_claims,
+    apply_jobs,
+    apply_levels,
+    apply_members,
+    commands,
+    features,
+    scrub,
+)
 from consensus.commands import Batch, Entry, Refused, RequestKey, Result
 from consensus.context import Context, Effects
 from storage import keys, models
@@ -49,6 +57,7 @@ _APPLIERS: dict[type[Any], Callable[[Context, Any], Result]] = {
     commands.Heartbeat: apply_members.heartbeat,
     commands.Expire: apply_members.expire,
     commands.Clean: apply_members.clean,
+    commands.RaiseLevel: apply_levels.raise_level,
 }
 # Faults of this member, not of the command: the others have applied it.
 _OWN_FAULTS = (MemoryError, RecursionError, OSError)
@@ -60,9 +69,14 @@ BatchResults = tuple[bytes, int, tuple[Result, ...]]
 
 
 class Machine:
-    """Applies committed entries to a store, in order, each exactly once."""
+    """Applies committed entries to a store, in order, each exactly once.
+
+    Raises:
+        LevelUnsupported: the store is one of a cluster that needs another release.
+    """
 
     def __init__(self, store: Store) -> None:
+        features.check_supported(store)
         self._store = store
         raw = store.get(keys.META)
         meta = Meta(0, 0, 0, bytes(HASH_BYTES), {}) if raw is None else models.decode_meta(raw)
@@ -251,15 +265,21 @@ def _decode(index: int, command: bytes) -> Entry:
     try:
         entry = commands.decode_entry(command)
     except msgspec.MsgspecError as error:
+        _check_level(index, commands.level_of(command))
         raise InvariantViolated(
             f"Entry {index} is not understood by this version ({error}); it was written by a"
             " newer one, or the log is damaged. Upgrade this member."
         ) from error
+    _check_level(index, entry.level)
+    return entry
+
+
+def _check_level(index: int, level: int | None) -> None:
+    """Stop at an entry of a newer release: all that follows may depend on what it says."""
     invariant(
-        entry.version <= commands.ENTRY_VERSION,
+        level is None or level <= features.CURRENT,
         "An entry is of a newer version; upgrade this member.",
         index=index,
-        version=entry.version,
-        known=commands.ENTRY_VERSION,
+        level=level,
+        supported=features.CURRENT,
     )
-    return entry

@@ -163,7 +163,11 @@ class Dialed(_Link):
         self.send(
             frames.encode_hand(
                 frames.Greeting(
-                    frames.WIRE_VERSION, self._network.cluster, self._network.member, self._member
+                    frames.WIRE_VERSION,
+                    self._network.cluster,
+                    self._network.member,
+                    self._member,
+                    frames.WIRE_MINIMUM,
                 )
             )
         )

@@ -19,7 +19,7 @@ import socket
 import ssl
 from collections.abc import Mapping
 
-from consensus import frames
+from consensus import features, frames
 from consensus.certificates import CertificateError, peer_member
 from consensus.peer_links import Accepted, Dialed, PeerRefused
 from consensus.raft_types import Listener, RaftSettings
@@ -180,8 +180,11 @@ class PeerNetwork:
             PeerRefused: it is not a member, or means somebody else.
         """
         sender = greeting.sender
-        if greeting.wire_version != frames.WIRE_VERSION:
-            raise PeerRefused(f"Wire version {greeting.wire_version} is not {frames.WIRE_VERSION}.")
+        if features.spoken(greeting.wire_minimum, greeting.wire_version) is None:
+            raise PeerRefused(
+                f"Wire versions {greeting.wire_minimum} to {greeting.wire_version} have nothing "
+                f"in common with {frames.WIRE_MINIMUM} to {frames.WIRE_VERSION}."
+            )
         if (greeting.cluster, greeting.receiver) != (self.cluster, self.member):
             raise PeerRefused(
                 f"This is member {self.member!r} of cluster {self.cluster!r}, not "

@@ -24,7 +24,7 @@ from typing import Protocol
 
 import msgspec
 
-from consensus import commands
+from consensus import commands, features
 from consensus.commands import Batch, Command, Result
 from consensus.errors import CommandTooLarge, NoQuorum, OutcomeUnknown, Overloaded
 from consensus.raft_types import NotLeader
@@ -101,11 +101,13 @@ class Proposer:
         environment: Environment,
         clock_ms: Callable[[], int],
         message_kind: bytes,
+        level: Callable[[], int] = lambda: features.FIRST,
     ) -> None:
         self._session = session
         self._environment = environment
         self._clock_ms = clock_ms
         self._kind = message_kind
+        self._level = level
         self._log: Log | None = None
         self._sequence = 0
         self._waiting: deque[_Wish] = deque()
@@ -339,7 +341,7 @@ class Proposer:
                 batches.append(self._inbox.popleft())
                 size += len(batches[-1])
             try:
-                log.propose(commands.pack_entry(self._clock_ms(), batches))
+                log.propose(commands.pack_entry(self._clock_ms(), batches, self._level()))
             except (NotLeader, Overloaded):
                 return  # The proposers ask again.
 

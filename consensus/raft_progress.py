@@ -30,6 +30,8 @@ class Progress:
     heartbeat_due_s: float = float("-inf")
     # When it last answered a message of this term.
     answered_s: float | None = None
+    # The highest number of a message of this term that it has answered.
+    answered_sequence: int = 0
 
     def has_room(self, settings: RaftSettings) -> bool:
         """Tell whether another message with entries may be sent."""

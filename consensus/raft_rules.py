@@ -232,6 +232,7 @@ class Rules(Behind):
             return
         progress = self._progress[node.id]
         progress.answered_s = self._environment.monotonic_s()
+        progress.answered_sequence = max(progress.answered_sequence, message.sequence)
         invariant(
             message.next_index <= self._log.last_index + 1,
             "A leader has every entry that a follower has matched or committed.",
@@ -329,6 +330,24 @@ class Rules(Behind):
         times = [progress.answered_s for progress in self._progress.values()]
         heard = sum(1 for time in times if time is not None and now_s - time <= within_s)
         return heard + 1 >= self._election.majority
+
+    # --- Rounds of reads (see consensus.read_rounds) ------------------------------------
+
+    @property
+    def committed_in_term(self) -> bool:
+        """Tell whether an entry of this term is committed, hence all of its predecessors."""
+        return self._log.term_at(self._SyncObj__raftCommitIndex) == self._log.hard_state.term
+
+    def begin_round(self) -> int:
+        """Have every follower answer once more; return the number that answers must exceed."""
+        for progress in self._progress.values():
+            progress.heartbeat_due_s = float("-inf")
+        return self._sequence
+
+    def round_answered(self, floor: int) -> bool:
+        """Tell whether a majority has answered messages sent after number `floor`."""
+        answered = sum(one.answered_sequence > floor for one in self._progress.values())
+        return answered + 1 >= self._election.majority
 
     def _reachable(self) -> list[Any]:
         return [node for node in self._others if node in self._SyncObj__connectedNodes]

@@ -17,7 +17,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from consensus import frames
+from consensus import features, frames
 from consensus.raft_log import RaftLog
 from consensus.raft_types import Journal, MemberRefused, Network
 
@@ -43,6 +43,8 @@ class Session:
     # Why it cannot take part; said again over every connection.
     refusal: str | None = None
     open: bool = False
+    # What both sides speak, as their greetings have it.
+    level: int = frames.WIRE_MINIMUM
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +97,7 @@ class Transport:
         self._close(member, session)
         self._epoch += 1
         session.epoch = self._epoch
-        hello = frames.Hello(self._journal.disk_id, self._log.last_index)
+        hello = frames.Hello(self._journal.disk_id, self._log.last_index, frames.WIRE_VERSION)
         self._send(member, self._envelope(member, hello, 0))
         self._say_refusal(member, session)
         self._maybe_open(member, session)
@@ -129,7 +131,7 @@ class Transport:
     def _accept(self, member: str, session: Session, envelope: frames.Envelope) -> None:
         message = envelope.message
         if isinstance(message, frames.Hello):
-            self._greet(member, session, envelope.epoch, message)
+            self._greet(member, session, envelope, message)
         elif isinstance(message, frames.Refusal):
             raise MemberRefused(f"Member {member} refuses this member: {message.reason}")
         elif envelope.epoch != session.peer_epoch or not session.open:
@@ -146,7 +148,15 @@ class Transport:
 
     # --- Sessions ---------------------------------------------------------------------
 
-    def _greet(self, member: str, session: Session, epoch: int, hello: frames.Hello) -> None:
+    def _greet(
+        self, member: str, session: Session, envelope: frames.Envelope, hello: frames.Hello
+    ) -> None:
+        epoch, level = envelope.epoch, features.spoken(envelope.version, hello.highest)
+        if level is None:
+            theirs = f"it speaks wire versions {envelope.version} to {hello.highest}"
+            ours = f"this member {frames.WIRE_MINIMUM} to {frames.WIRE_VERSION}"
+            self._drop(member, "version", f"{theirs}, {ours}")
+            return
         if epoch <= session.peer_epoch_max and hello.disk_id == self._disks.get(member):
             # Either the connection is over, or an older copy of its disk was put back.
             logger.warning("Member %s greets with the old number %d.", member, epoch)
@@ -168,6 +178,7 @@ class Transport:
         session.refusal = None
         self._close(member, session)
         session.peer_epoch = session.peer_epoch_max = epoch
+        session.level = level
         self._maybe_open(member, session)
 
     def _say_refusal(self, member: str, session: Session) -> None:
@@ -220,10 +231,10 @@ class Transport:
         return self._send(member, self._envelope(member, frames.Application(payload), 0))
 
     def _envelope(self, member: str, message: frames.Message, term: int) -> frames.Envelope:
-        epoch = self._sessions[member].epoch
-        return frames.Envelope(
-            frames.WIRE_VERSION, self._cluster, self._member, epoch, term, message
-        )
+        session = self._sessions[member]
+        opening = isinstance(message, frames.Hello | frames.Refusal)
+        version = frames.WIRE_MINIMUM if opening else session.level
+        return frames.Envelope(version, self._cluster, self._member, session.epoch, term, message)
 
     def _send(self, member: str, envelope: frames.Envelope) -> bool:
         return self._network.send(member, frames.encode(envelope))

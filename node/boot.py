@@ -32,6 +32,7 @@ from node.spool import Spool
 from storage.clock import Environment, SystemEnvironment
 from storage.journal import LmdbJournal
 from storage.lmdb_store import LmdbStore
+from storage.snapshot_store import LmdbSource
 
 logger = logging.getLogger(__name__)
 
@@ -131,6 +132,7 @@ async def _run(
     died: asyncio.Future[BaseException],
 ) -> int:
     settings = boot.settings
+    store = LmdbStore(boot.data_dir / "state")
     node = Node(
         settings,
         environment=environment,
@@ -141,10 +143,11 @@ async def _run(
             environment=environment,
         ),
         network=boot.network,
-        store=LmdbStore(boot.data_dir / "state"),
+        store=store,
         spool=Spool(boot.data_dir / "spool"),
         runner=runner,
         raft_settings=boot.raft,
+        source=LmdbSource(store, cluster=settings.cluster, environment=environment),
     )
     application = make_application(node, version=settings.version, registry=node.metrics.registry)
     await node.start()
@@ -170,6 +173,6 @@ def _last_will(boot: Boot, node: Node, error: BaseException) -> int:
     if not isinstance(error, StateDiverged):
         return EXIT_FATAL
     paths = {"journal_path": boot.data_dir / "journal", "state_path": boot.data_dir / "state"}
-    marker = close_directory(boot.data_dir, str(error), {**node.post_mortem(), **paths})
+    marker = close_directory(boot.data_dir, str(error), {**node.self_report.post_mortem(), **paths})
     logger.critical("This member is in quarantine, and %s says why and what to do.", marker)
     return EXIT_QUARANTINED

@@ -10,6 +10,7 @@ from importlib.metadata import version
 import uvloop
 
 from consensus.certificates import CertificateError, load_contexts
+from consensus.features import LevelUnsupported
 from consensus.peers import PeerNetwork
 from consensus.raft_types import RaftSettings
 from node.boot import (
@@ -33,6 +34,15 @@ from storage.journal_format import DiskFailed, JournalDamaged, JournalMismatch
 logger = logging.getLogger(__name__)
 
 EXIT_REFUSED = 78  # the configuration cannot be used as it is (EX_CONFIG)
+# Starting again changes nothing about these; somebody has to look at it.
+REFUSALS = (
+    CertificateError,
+    DirectoryInUse,
+    TooManySlots,
+    JournalMismatch,
+    JournalDamaged,
+    LevelUnsupported,
+)
 
 
 def run_node(config: Config) -> int:
@@ -49,13 +59,7 @@ def run_node(config: Config) -> int:
     except Quarantined as error:
         logger.critical("This member cannot start: %s", error)
         return EXIT_QUARANTINED
-    except (
-        CertificateError,
-        DirectoryInUse,
-        TooManySlots,
-        JournalMismatch,
-        JournalDamaged,
-    ) as error:
+    except REFUSALS as error:
         logger.critical("This member cannot start: %s", error)
         return EXIT_REFUSED
     except (DiskFailed, RunnerError, OSError) as error:

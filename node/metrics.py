@@ -71,6 +71,8 @@ class Metrics:
                 "raft_has_quorum": "1 while a majority is in contact.",
                 "runs_active": "Attempts that this member holds.",
                 "slots": "Attempts that this member can hold.",
+                "feature_level": "The cluster's feature level.",
+                "feature_level_supported": "The highest level that this member supports.",
                 "clock_offset_seconds": "How far the cluster's time is ahead of this member's.",
                 "journal_entries": "Log entries in this member's journal.",
                 "state_bytes": "Used size of this member's state file.",
@@ -102,6 +104,8 @@ class Metrics:
             "raft_has_quorum": status.has_quorum,
             "runs_active": status.slots_used,
             "slots": status.slots,
+            "feature_level": status.feature_level,
+            "feature_level_supported": status.feature_level_supported,
             "clock_offset_seconds": (status.clock_offset_ms or 0) / 1000,
             **facts,
         }

@@ -16,11 +16,10 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, Protocol
 
-import msgspec
-
 from api.cluster import ClusterStatus
 from api.faults import Fault
 from api.zones import tzdata_version
+from consensus import features
 from consensus.commands import Command, Heartbeat, Refused, Result
 from consensus.context import Effects
 from consensus.driver import Raft
@@ -28,8 +27,10 @@ from consensus.errors import NoQuorum
 from consensus.machine import BatchResults
 from consensus.proposer import Proposer
 from consensus.raft_types import Journal, Network, RaftSettings
+from consensus.read_index import ReadIndex
 from consensus.state_check import StateCheck
 from consensus.timekeeper import Timekeeper
+from node.backups import Backup, Backups, Source
 from node.definitions import Definitions
 from node.executors.protocol import Runner
 from node.executors.protocol import Services as ExecutorServices
@@ -38,9 +39,11 @@ from node.lease import Lease
 from node.metrics import Metrics
 from node.ownership import Ownership
 from node.replica import Listeners, Replica
+from node.self_report import SelfReport
 from node.services.cleaner import Cleaner
 from node.services.due_loop import DueLoop
 from node.services.heartbeat import HeartbeatService
+from node.services.levels import LevelService
 from node.services.reaper import Reaper
 from node.services.reporter import Reporter
 from node.services.service import Services
@@ -55,9 +58,8 @@ from storage.store import FlushedStore, View
 
 logger = logging.getLogger(__name__)
 
-BATCH_KIND, TIME_KIND, MARKS_KIND = b"b", b"t", b"m"
+BATCH_KIND, TIME_KIND, MARKS_KIND, READ_KIND = b"b", b"t", b"m", b"r"
 MEMBERS_MAX = 100
-CATCH_UP_ENTRIES = 1_000  # a member this far behind is not ready
 
 
 class Guard(Runner, Protocol):
@@ -70,7 +72,8 @@ class Node:
     """One member. `await start()`, `await stop()`; `fatal` is done when it must die.
 
     `registry` holds the executors, by default all that are installed; `state_writer` runs
-    the commits of the state, by default in a thread of its own.
+    the commits of the state, by default in a thread of its own. Without `source` there are
+    no backups of this member.
     """
 
     def __init__(
@@ -87,6 +90,7 @@ class Node:
         raft_class: Callable[..., Raft] = Raft,
         registry: Registry | None = None,
         state_writer: Executor | None = None,
+        source: Source | None = None,
     ) -> None:
         self.settings = settings
         self.environment = environment
@@ -108,6 +112,7 @@ class Node:
             environment=environment,
             clock_ms=self._stamp_ms,
             message_kind=BATCH_KIND,
+            level=self._level,
         )
         self.raft = raft_class(
             member=settings.name,
@@ -124,8 +129,17 @@ class Node:
             on_fatal=self.fail,
         )
         self._proposer.attach(self.raft)
+        self._reads = ReadIndex(
+            session=new_id(environment), environment=environment, message_kind=READ_KIND
+        )
+        self._reads.attach(self.raft)
+        self._backups = None if source is None else Backups(source, self.replica)
         self.state_guard = self._make_state_guard()
         self._build_duties(spool, registry)
+        self.self_report = SelfReport(
+            settings, environment, self.raft, self.replica, journal,
+            self.timekeeper, self.lease, self.worker, self.state_guard,
+        )  # fmt: skip
 
     def _make_state_guard(self) -> StateGuard:
         check = StateCheck(
@@ -164,7 +178,8 @@ class Node:
         cleaner = Cleaner(
             self, settings.output_kept_ms, self.timekeeper.now_ms, lambda: self.raft.is_leader
         )
-        duties = (self.heartbeat, self.due_loop, self.reporter, self.reaper, cleaner)
+        levels = LevelService(self, self.view, settings.voters, lambda: self.raft.is_leader)
+        duties = (self.heartbeat, self.due_loop, self.reporter, self.reaper, cleaner, levels)
         self._services = Services(duties, self.fail)
         listeners = self.replica.listeners
         listeners.effects += [self._take_effects, self.metrics.applied]
@@ -192,8 +207,11 @@ class Node:
                 logger.warning("%d ends stay in the spool.", self.reporter.waiting)
         await self._services.stop()
         await self.raft.stop()
+        self._reads.close()
         self._proposer.close(NoQuorum("This member is stopping."))
         await self.registry.stop()
+        if self._backups is not None:
+            await self._backups.stop()
         await self.replica.stop()
 
     def fail(self, error: BaseException) -> None:
@@ -211,8 +229,12 @@ class Node:
         return results
 
     async def barrier(self, *, timeout_s: float) -> None:
-        """Wait for a round trip through the log, which shows all that came before it."""
-        await self._proposer.propose((), timeout_s=timeout_s)
+        """Wait until this member shows all that was acknowledged before the call."""
+        until_s = self.environment.monotonic_s() + timeout_s
+        index = await self._reads.read_index(timeout_s=timeout_s)
+        left_s = max(0.0, until_s - self.environment.monotonic_s())
+        if not await self.replica.wait_applied(index, timeout_s=left_s):
+            raise NoQuorum(f"Log index {index} was not applied on this member in time.")
 
     async def wait_applied(self, index: int, *, timeout_s: float) -> bool:
         return await self.replica.wait_applied(index, timeout_s=timeout_s)
@@ -220,12 +242,17 @@ class Node:
     def _stamp_ms(self) -> int:
         return max(self.replica.machine.clock_ms, self.timekeeper.now_ms())
 
+    def _level(self) -> int:
+        return features.in_force(self.view)
+
     def _receive(self, member: str, payload: bytes) -> None:
         kind, content = payload[:1], payload[1:]
         if kind == BATCH_KIND:
             self._proposer.receive(content)
         elif kind == TIME_KIND:
             self.timekeeper.heard(member, int.from_bytes(content, "big"))
+        elif kind == READ_KIND:
+            self._reads.receive(member, content)
         elif kind == MARKS_KIND:
             self.state_guard.receive(member, content)
 
@@ -285,6 +312,8 @@ class Node:
             accepting=self.due_loop.enabled and not self.timekeeper.suspect,
             running=self.worker.held_count,
             supersedes=self._supersedes,
+            level=features.CURRENT,
+            level_min=features.MINIMUM,
         )
 
     def _on_renewed(self) -> None:
@@ -315,61 +344,15 @@ class Node:
         return self.raft.has_quorum_contact
 
     def status(self) -> ClusterStatus:
-        raft, machine = self.raft, self.replica.machine
-        role = "leader" if raft.is_leader else "follower" if raft.leader else "candidate"
-        return ClusterStatus(
-            cluster=self.settings.cluster,
-            member=self.settings.name,
-            role=role,
-            leader=raft.leader,
-            term=raft.term,
-            commit_index=raft.commit_index,
-            applied_index=machine.applied_index,
-            has_quorum=raft.has_quorum_contact,
-            caught_up=self._caught_up(),
-            clock_ms=machine.clock_ms,
-            clock_offset_ms=self.timekeeper.offset_ms,
-            state_hash=machine.state_hash.hex(),
-            voters=tuple(sorted(self.settings.voters)),
-            counters=dict(machine.counters),
-            slots=self.settings.slots,
-            slots_used=self.worker.held_count,
-        )
-
-    def _caught_up(self) -> bool:
-        return self.raft.commit_index - self.replica.applied_index < CATCH_UP_ENTRIES
+        return self.self_report.status()
 
     def readiness(self) -> list[str]:
-        missing = []
-        if not self.raft.has_quorum_contact:
-            missing.append("There is no contact with a majority of the members.")
-        if not self._caught_up():
-            missing.append("The log is still being applied.")
-        if not self.lease.held:
-            missing.append("This member has no valid lease yet.")
-        if self.timekeeper.suspect:
-            missing.append(
-                f"This member's clock is off by {self.timekeeper.offset_ms} ms or has jumped."
-            )
-        return [*missing, *self.state_guard.missing()]
+        return self.self_report.readiness()
 
-    def post_mortem(self) -> dict[str, Any]:
-        """Return what is to be known about this member's state once it has stopped."""
-        raft, journal = self.raft, self._journal
-        return {
-            **msgspec.structs.asdict(self.status()),
-            "version": self.settings.version,
-            "tzdata": tzdata_version(),
-            "stopped_ms": self.environment.wall_ms(),
-            "applied_term": self.replica.machine.applied_term,
-            "journal": {
-                "first_index": raft.first_index,
-                "last_index": raft.last_index,
-                "disk_id": journal.disk_id.hex(),
-                "boots": journal.boots,
-            },
-            **self.state_guard.report(),
-        }
+    async def open_backup(self) -> Backup:
+        if self._backups is None:
+            raise NoQuorum("This member makes no backups.")
+        return await self._backups.open()
 
     def validate_action(self, action: Mapping[str, Any], pointer: str) -> list[Fault]:
         return self.registry.validate(action, pointer)

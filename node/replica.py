@@ -39,6 +39,33 @@ class Listeners:
     flushed: Callable[[int], None] = lambda index: None
 
 
+class _Waiters:
+    """Those who wait until an index is reached that only grows."""
+
+    def __init__(self, index: int) -> None:
+        self._index = index
+        self._waiting: list[tuple[int, asyncio.Future[None]]] = []
+
+    async def wait(self, index: int, timeout_s: float) -> bool:
+        if index <= self._index:
+            return True
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((index, future))
+        done, _ = await asyncio.wait({future}, timeout=timeout_s)
+        if not done:
+            self._waiting.remove((index, future))
+        return bool(done)
+
+    def reach(self, index: int) -> None:
+        self._index = index
+        if not self._waiting:
+            return
+        for wanted, future in self._waiting:
+            if wanted <= index and not future.done():
+                future.set_result(None)
+        self._waiting = [waiter for waiter in self._waiting if waiter[0] > index]
+
+
 class Replica:
     """Applies entries to the store, and keeps the store's disk current."""
 
@@ -58,7 +85,8 @@ class Replica:
         self._writer = writer or ThreadPoolExecutor(1, thread_name_prefix="state")
         self._flush_timer: asyncio.TimerHandle | None = None
         self._flush: asyncio.Task[None] | None = None
-        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._applied = _Waiters(self.machine.applied_index)
+        self._flushed = _Waiters(self.machine.applied_index)
         self.flush_seconds_last = 0.0
 
     @property
@@ -77,30 +105,18 @@ class Replica:
             tell(effects)
         for tell_index in self.listeners.applied:
             tell_index(self.machine.applied_index)
-        self._release_waiters()
+        self._applied.reach(self.machine.applied_index)
         self._schedule_flush()
 
     # --- Waiting -----------------------------------------------------------------------
 
     async def wait_applied(self, index: int, *, timeout_s: float) -> bool:
         """Wait until an index is applied here; return whether it is."""
-        if index <= self.machine.applied_index:
-            return True
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.append((index, future))
-        done, _ = await asyncio.wait({future}, timeout=timeout_s)
-        if not done:
-            self._waiters.remove((index, future))
-        return bool(done)
+        return await self._applied.wait(index, timeout_s)
 
-    def _release_waiters(self) -> None:
-        if not self._waiters:
-            return
-        applied_index = self.machine.applied_index
-        for index, future in self._waiters:
-            if index <= applied_index and not future.done():
-                future.set_result(None)
-        self._waiters = [waiter for waiter in self._waiters if waiter[0] > applied_index]
+    async def wait_flushed(self, index: int, *, timeout_s: float) -> bool:
+        """Wait until an index is on this member's disk; return whether it is."""
+        return await self._flushed.wait(index, timeout_s)
 
     # --- To the disk -------------------------------------------------------------------
 
@@ -129,6 +145,7 @@ class Replica:
             return
         self.flush_seconds_last = self._environment.monotonic_s() - began_s
         self._flush = None
+        self._flushed.reach(index)
         self.listeners.flushed(index)
         if self.store.pending_bytes:
             self._schedule_flush()

@@ -22,6 +22,7 @@ question the program asks is a range:
 | ANSWER | hash of the idempotency key | Answer | a request that was sent twice |
 | ANSWER_AGE | expires_ms, hash | | answers that are old enough to go |
 | META | | Meta | applied index, cluster clock, state hash |
+| LEVEL | | ClusterLevel | what all members support |
 
 An occurrence's key has room for one record: that it ends in exactly one outcome is a
 matter of where the outcome is kept.
@@ -38,8 +39,10 @@ OUTPUT, OUTPUT_AGE = b"\x08", b"\x09"
 MEMBER, INCARNATION = b"\x0a", b"\x0b"
 SESSION, RESULT, ANSWER, ANSWER_AGE = b"\x0c", b"\x0d", b"\x0e", b"\x0f"
 META = b"\x10"
+LEVEL = b"\x11"
 
 JOB_ID_BYTES = 16
+INCARNATION_BYTES = 16
 PARTITIONS = 1024
 BANDS = 11
 # Due entries of jobs that not every member may run stand in bands of their own, because

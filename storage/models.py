@@ -215,6 +215,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     expired: bool = False
     tzdata: str = ""
     running: int = 0
+    level: int = 1  # the highest feature level that its release supports
 
 
 class Incarnation(msgspec.Struct, frozen=True, array_like=True):
@@ -240,6 +241,13 @@ class Answer(msgspec.Struct, frozen=True, array_like=True):
     expires_ms: int
 
 
+class ClusterLevel(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The feature level in force; it only grows."""
+
+    level: int
+    since_ms: int
+
+
 class Meta(msgspec.Struct, frozen=True, array_like=True):
     """What the state machine knows of itself, written with every batch it applies."""
 
@@ -263,4 +271,5 @@ decode_member = msgspec.msgpack.Decoder(Member).decode
 decode_incarnation = msgspec.msgpack.Decoder(Incarnation).decode
 decode_session = msgspec.msgpack.Decoder(Session).decode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode
+decode_level = msgspec.msgpack.Decoder(ClusterLevel).decode
 decode_meta = msgspec.msgpack.Decoder(Meta).decode

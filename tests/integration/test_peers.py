@@ -258,6 +258,9 @@ async def test_only_so_many_connections_may_be_silent(tmp_path: Path) -> None:
             await until(lambda: "n2" in ear.up)
 
 
+LATER = frames.WIRE_VERSION + 1
+
+
 async def test_another_wire_version_or_receiver_is_refused_with_a_reason(tmp_path: Path) -> None:
     """An operator reads in the log of either side what does not fit."""
     del tmp_path
@@ -265,7 +268,7 @@ async def test_another_wire_version_or_receiver_is_refused_with_a_reason(tmp_pat
     two = network("n2", ports, None)
     async with running(two) as (ear,):
         for greeting, expected in (
-            (frames.Greeting(frames.WIRE_VERSION + 1, "test", "n1", "n2"), "Wire version"),
+            (frames.Greeting(LATER + 1, "test", "n1", "n2", LATER), "Wire version"),
             (frames.Greeting(frames.WIRE_VERSION, "other", "n1", "n2"), "of cluster 'test'"),
             (frames.Greeting(frames.WIRE_VERSION, "test", "n1", "n3"), "This is member 'n2'"),
             (frames.Greeting(frames.WIRE_VERSION, "test", "n9", "n2"), "'n9' is not admitted"),

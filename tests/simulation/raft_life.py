@@ -102,6 +102,7 @@ class Life(Protocol):
     def kill(self, *, power_loss: bool) -> None: ...
     def transfer(self) -> None: ...
     def pause(self, seconds: float) -> None: ...
+    def resume(self) -> None: ...
     def trim(self) -> None: ...
 
 
@@ -139,7 +140,7 @@ class RaftLife:
             environment=self._environment,
             settings=settings,
             applied_index=remains.state[-1][0] if remains.state else 0,
-            apply=self._apply,
+            apply=self.apply,
             receive=self._receive,
             on_leadership=self._on_leadership,
             on_fatal=lambda error: on_fatal(remains.name, error),
@@ -177,6 +178,9 @@ class RaftLife:
         self.raft.pause()
         self._loop.call_later(seconds, self.raft.resume)
 
+    def resume(self) -> None:
+        self.raft.resume()
+
     def transfer(self) -> None:
         if self.leads:
             self.raft.transfer_leadership(None)
@@ -210,7 +214,8 @@ class RaftLife:
             self._remains.flushed = len(self._remains.state)
         return self._environment.random.uniform(*self._remains.sync_s)
 
-    def _apply(self, entries: Sequence[Entry]) -> None:
+    def apply(self, entries: Sequence[Entry]) -> None:
+        """Take committed entries, as the state of a member does."""
         state = self._remains.state
         for entry in entries:
             expected = state[-1][0] + 1 if state else 1

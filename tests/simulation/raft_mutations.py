@@ -8,23 +8,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
-from consensus import frames
+from consensus import frames, raft, raft_rules
+from consensus.driver import Raft
 from consensus.raft import RaftCore
-from consensus.raft_behind import LEADER, Behind
+from consensus.raft_behind import LEADER
 from consensus.raft_election import Election
 from consensus.raft_log import RaftLog
+from consensus.raft_progress import Progress
 from consensus.raft_rules import Rules
-from consensus.snapshot_receiver import SnapshotReceiver
-from consensus.snapshots import Snapshots
+from consensus.raft_transfer import Transfer
+from consensus.raft_types import RaftSettings
+from consensus.raft_writer import JournalWriter
 from consensus.transport import Transport
-from storage import snapshot_format
 from storage.journal_format import Batch
 from storage.memory_journal import MemoryDisk
-from storage.snapshot_format import SnapshotReader
+from tests.simulation.raft_mutations_snapshots import SNAPSHOT_MUTATIONS
 
-Patch = tuple[type[Any], str, Any]
+# A class or a module, the name in it, and what takes its place.
+Patch = tuple[Any, str, Any]
 
 
 def _visible_before_durable() -> list[Patch]:
@@ -154,52 +158,119 @@ def _cut_while_writing_ignored() -> list[Patch]:
     return [(RaftLog, "confirm", confirm)]
 
 
-def _commit_moves_with_snapshot() -> list[Patch]:
-    original = Behind._on_snapshot_required
+def _answers_undo_a_retreat() -> list[Patch]:
+    def start_over(self: Progress, sequence: int) -> None:
+        original(self, sequence)
+        self.sequence_floor = 0
 
-    def required(self: Any, node: Any, term: int, message: frames.SnapshotRequired) -> None:
-        original(self, node, term, message)
-        self._commit_known = max(self._commit_known, message.first_index)
+    original = Progress.start_over
+    return [(Progress, "start_over", start_over)]
+
+
+def _stale_leader_unanswered() -> list[Patch]:
+    def is_stale(self: Any, node: Any, term: int) -> bool:
+        return bool(term < self._log.hard_state.term)
+
+    return [(Rules, "_is_stale", is_stale)]
+
+
+def _two_leaders_tolerated() -> list[Patch]:
+    def leads(self: Election, term: int, member: str) -> None:
+        """Nobody compares."""
+
+    return [(Election, "leads", leads)]
+
+
+def _committed_entries_replaced() -> list[Patch]:
+    def tolerant(condition: bool, message: str, **numbers: object) -> None:
+        """The library logs that it is critical, and goes on."""
+
+    return [(raft_rules, "invariant", tolerant)]
+
+
+def _no_window() -> list[Patch]:
+    def has_room(self: Progress, settings: RaftSettings) -> bool:
+        return True
+
+    return [(Progress, "has_room", has_room)]
+
+
+def _log_taken_for_committed() -> list[Patch]:
+    original = RaftCore.__init__
+
+    def init(self: Any, **arguments: Any) -> None:
+        original(self, **arguments)
+        self._commit_known = max(self._commit_known, self._log.last_index)
         self.durable()
 
-    return [(Behind, "_on_snapshot_required", required)]
+    return [(RaftCore, "__init__", init)]
 
 
-def _damaged_snapshot_accepted() -> list[Patch]:
-    def open_chunk(self: Any, chunk: bytes) -> tuple[int, memoryview]:
-        head = snapshot_format._HEAD
-        return head.unpack_from(chunk)[0], memoryview(chunk)[head.size : -4]
+def _no_loyalty() -> list[Patch]:
+    def hears_leader(self: Any) -> bool:
+        return False
 
-    def read_footer(self: Any, content: memoryview) -> Any:
-        return snapshot_format._decode_footer(content)
-
-    return [
-        (SnapshotReader, "_open", open_chunk),
-        (SnapshotReader, "_read_footer", read_footer),
-    ]
+    return [(Rules, "_hears_leader", hears_leader)]
 
 
-def _old_snapshot_accepted() -> list[Patch]:
-    return [(SnapshotReceiver, "_check_new", lambda self, incoming: None)]
+def _lost_entries_ignored() -> list[Patch]:
+    def refuse(self: Any, node: Any, index: int) -> None:
+        """The follower is led in circles."""
+
+    return [(Rules, "_refuse", refuse)]
 
 
-def _log_not_kept_for_transfers() -> list[Patch]:
-    return [(Snapshots, "held_index", lambda self: None)]
+def _any_disk_accepted() -> list[Patch]:
+    original = Transport._greet
+
+    def greet(self: Any, member: str, session: Any, envelope: Any, hello: frames.Hello) -> None:
+        self._disks[member] = hello.disk_id
+        original(self, member, session, envelope, hello)
+
+    return [(Transport, "_greet", greet)]
 
 
-def _requests_are_no_contact() -> list[Patch]:
-    def admits(self: Any, member: str, term: int) -> bool:
-        self._enter()
-        return not self._is_stale(self._nodes[member], term) and self._is_current(term)
+def _old_connections_heard() -> list[Patch]:
+    original = Transport._accept
 
-    return [(Behind, "admits", admits)]
+    def accept(self: Any, member: str, session: Any, envelope: frames.Envelope) -> None:
+        if not isinstance(envelope.message, frames.Hello) and session.peer_epoch is not None:
+            envelope = replace(envelope, epoch=session.peer_epoch)
+        original(self, member, session, envelope)
+
+    return [(Transport, "_accept", accept)]
 
 
-def _no_probe_after_snapshot() -> list[Patch]:
-    def next_after(self: Any, match_index: int) -> int:
-        return match_index + 1 if match_index else self._log.last_index + 1
+def _lonely_leader_stays() -> list[Patch]:
+    original = raft._configure
 
-    return [(Behind, "_next_after", next_after)]
+    def configure(settings: RaftSettings) -> Any:
+        conf = original(settings)
+        # What the library does unless it is told otherwise.
+        conf.leaderFallbackTimeout = 30.0
+        return conf
+
+    return [(raft, "_configure", configure)]
+
+
+def _transfer_takes_commands() -> list[Patch]:
+    original = Raft.propose
+
+    def propose(self: Any, command: bytes) -> int:
+        transfer, self._transfer = self._transfer, Transfer()
+        try:
+            return original(self, command)
+        finally:
+            self._transfer = transfer
+
+    return [(Raft, "propose", propose)]
+
+
+def _silent_disk_leads_on() -> list[Patch]:
+    def stalled_s(self: JournalWriter) -> float:
+        return 0.0
+
+    return [(JournalWriter, "stalled_s", stalled_s)]
 
 
 MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
@@ -215,12 +286,20 @@ MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
     "no_pre_vote": _no_pre_vote,
     "no_first_probe": _no_first_probe,
     "cut_while_writing_ignored": _cut_while_writing_ignored,
-    "commit_moves_with_snapshot": _commit_moves_with_snapshot,
-    "damaged_snapshot_accepted": _damaged_snapshot_accepted,
-    "old_snapshot_accepted": _old_snapshot_accepted,
-    "log_not_kept_for_transfers": _log_not_kept_for_transfers,
-    "requests_are_no_contact": _requests_are_no_contact,
-    "no_probe_after_snapshot": _no_probe_after_snapshot,
+    "answers_undo_a_retreat": _answers_undo_a_retreat,
+    "stale_leader_unanswered": _stale_leader_unanswered,
+    "two_leaders_tolerated": _two_leaders_tolerated,
+    "committed_entries_replaced": _committed_entries_replaced,
+    "no_window": _no_window,
+    "log_taken_for_committed": _log_taken_for_committed,
+    "no_loyalty": _no_loyalty,
+    "lost_entries_ignored": _lost_entries_ignored,
+    "any_disk_accepted": _any_disk_accepted,
+    "old_connections_heard": _old_connections_heard,
+    "lonely_leader_stays": _lonely_leader_stays,
+    "transfer_takes_commands": _transfer_takes_commands,
+    "silent_disk_leads_on": _silent_disk_leads_on,
+    **SNAPSHOT_MUTATIONS,
 }
 
 

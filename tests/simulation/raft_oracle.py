@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable
+
+# How much of what happened last is kept, to be shown when a run fails.
+EVENTS_KEPT = 4000
 
 
 class SafetyViolated(BaseException):
@@ -14,27 +18,53 @@ class LivenessViolated(Exception):
     """All faults are over and the cluster does not get going again."""
 
 
+class RunInvalid(Exception):
+    """So little happened that the run says nothing."""
+
+
 class Oracle:
     """Knows everything that any member ever did; `trace` is equal for equal runs."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = lambda: 0.0) -> None:
+        self._now = now
         self.by_index: dict[int, bytes] = {}
         self.leaders: dict[int, str] = {}
         self.acknowledged: dict[bytes, int] = {}
         self.counts: Counter[str] = Counter()
+        # The longest that a majority that was left alone took for a write.
+        self.progress_s_max = 0.0
         self._trace = hashlib.sha256()
+        self._events: deque[tuple[float, tuple[object, ...]]] = deque(maxlen=EVENTS_KEPT)
 
     @property
     def trace(self) -> str:
         return self._trace.hexdigest()
 
+    @property
+    def story(self) -> list[str]:
+        """Return what happened last, oldest first, one line each."""
+        return [f"{at:10.4f}  {' '.join(map(_shown, facts))}" for at, facts in self._events]
+
     def note(self, *facts: object) -> None:
         """Add something that happened to the trace."""
-        self._trace.update(repr(facts).encode())
+        event = (self._now(), facts)
+        self._trace.update(b"%r" % (event,))
+        self._events.append(event)
+
+    def tell(self, *facts: object) -> None:
+        """Add something to the story that is no part of the trace."""
+        self._events.append((self._now(), facts))
+
+    def progressed(self, seconds: float) -> None:
+        """A majority that was left alone took a write."""
+        self.note("progressed", seconds)
+        self.counts["progressed"] += 1
+        self.progress_s_max = max(self.progress_s_max, seconds)
 
     def applied(self, member: str, index: int, command: bytes) -> None:
         """An index has the same bytes wherever it is applied."""
-        self.note("applied", member, index, command)
+        # Most of a command is padding; its bytes are compared, and need not be told.
+        self.note("applied", member, index, command[:16])
         first = self.by_index.setdefault(index, command)
         if first != command:
             raise SafetyViolated(
@@ -53,6 +83,10 @@ class Oracle:
     def acknowledge(self, member: str, index: int, command: bytes) -> None:
         """A client was told that its command took effect."""
         self.note("acknowledged", member, index)
+        if self.by_index.get(index) != command:
+            raise SafetyViolated(
+                f"{command[:40]!r} was acknowledged at index {index}, where it does not stand."
+            )
         self.acknowledged[command] = index
 
     def check_end(self, states: dict[str, list[bytes]]) -> None:
@@ -71,3 +105,7 @@ class Oracle:
                 f"{len(lost)} of {len(self.acknowledged)} acknowledged commands are not in the "
                 f"state exactly once, {lost[0][:40]!r} is one."
             )
+
+
+def _shown(fact: object) -> str:
+    return repr(fact[:40]) if isinstance(fact, bytes) else str(fact)

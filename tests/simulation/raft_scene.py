@@ -9,7 +9,8 @@ from consensus.driver import Raft
 from consensus.raft_types import RaftSettings
 from consensus.snapshot_types import SnapshotReady
 from tests.simulation.raft_life import SETTINGS, Life, RaftLife, Remains
-from tests.simulation.raft_world import Options, World
+from tests.simulation.raft_options import Options
+from tests.simulation.raft_world import World
 
 
 class Scene(World):

@@ -146,6 +146,9 @@ class StockLife:
     def pause(self, seconds: float) -> None:
         """The library is left alone."""
 
+    def resume(self) -> None:
+        """It never paused."""
+
     def trim(self) -> None:
         """The library compacts its log by itself."""
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Protocol
@@ -65,6 +65,8 @@ class VirtualNetwork:
         self.links = {(a, b): Link() for a in self._members for b in self._members if a != b}
         self._pairs = {pair: Pair() for pair in combinations(self._members, 2)}
         self.frames = 0
+        # Told of every frame that arrives, if somebody wants to know.
+        self.observe: Callable[[str, str, Any], None] | None = None
 
     def end(self, member: str) -> VirtualEnd:
         """Return a member's own view of the network; each of its lives gets another."""
@@ -100,9 +102,14 @@ class VirtualNetwork:
 
     def heal(self) -> None:
         """Undo all faults of all links."""
-        for (a, b), link in self.links.items():
-            link.latency_s, link.jitter_s, link.bytes_per_s = 0.001, 0.0005, 50e6
-            self.unblock(a, b)
+        for link in self.links:
+            self.mend(*link)
+
+    def mend(self, sender: str, receiver: str) -> None:
+        """Undo all faults of one link."""
+        link = self.links[sender, receiver]
+        link.latency_s, link.jitter_s, link.bytes_per_s = 0.001, 0.0005, 50e6
+        self.unblock(sender, receiver)
 
     def reset(self, a: str, b: str) -> None:
         """Break the connection between two members; they connect again if they can."""
@@ -117,6 +124,10 @@ class VirtualNetwork:
                 if here in self._ends:
                     self._ends[here].listener.disconnected(there)
         self._dial(*_key(a, b))
+
+    def inject(self, sender: str, receiver: str, frame: Any) -> None:
+        """Deliver a frame now, as if it had been on its way for ever so long."""
+        self._ends[receiver].listener.received(sender, frame)
 
     # --- What the ends use ------------------------------------------------------------
 
@@ -164,6 +175,8 @@ class VirtualNetwork:
             return
         link.queued_bytes -= size
         self.frames += 1
+        if self.observe is not None:
+            self.observe(sender, receiver, frame)
         self._ends[receiver].listener.received(sender, frame)
 
     def _dial(self, a: str, b: str) -> None:

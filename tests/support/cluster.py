@@ -187,6 +187,10 @@ class Node:
         """Return how this node sees the cluster."""
         return await self.get("/v1/cluster")
 
+    async def ends(self, *, timeout_s: float = 15.0) -> None:
+        """Wait until its process has ended by itself."""
+        await self.process.dead(timeout_s=timeout_s)
+
     async def kill(self) -> None:
         """End it as a power loss would."""
         self.process.send(signal.SIGKILL)
@@ -221,12 +225,16 @@ class Cluster:
         assert [node.name for node in self.nodes] == ["n1", "n2", "n3"]
         await self.ready()
 
-    async def restart(self, *nodes: Node) -> None:
-        """Start nodes that have died on the data that they have left behind."""
+    async def restart(self, *nodes: Node, checkout: Path | None = None) -> None:
+        """Start nodes that have died on the data that they have left behind.
+
+        With `checkout` they run the program that lies there, see `tests.support.checkout`.
+        """
         config = str(self.directory / "cluster.toml")
         for node in nodes:
             assert not node.process.alive
-            child = self._spawn(["node", "--config", config, "--name", node.name], node.name)
+            arguments = ["node", "--config", config, "--name", node.name]
+            child = self._spawn(arguments, node.name, checkout)
             self._retired.append(node.process)
             node.process = Process(child.pid)
 
@@ -245,10 +253,18 @@ class Cluster:
         child = next(child for child in self._children if child.pid == node.process.pid)
         return child.wait(timeout=LAUNCHER_S)
 
-    def _spawn(self, arguments: Sequence[str], name: str) -> subprocess.Popen[bytes]:
+    def _spawn(
+        self, arguments: Sequence[str], name: str, checkout: Path | None = None
+    ) -> subprocess.Popen[bytes]:
+        variables = None if checkout is None else {**os.environ, "PYTHONPATH": str(checkout)}
         with self.log(name).open("ab") as log:
             child = subprocess.Popen(
-                [CRONCLAVE, *arguments], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                [CRONCLAVE, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=variables,
+                cwd=checkout,
             )
         self._children.append(child)
         return child

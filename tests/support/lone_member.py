@@ -14,6 +14,7 @@ from typing import Any, cast
 from api import planning
 from consensus.commands import JobDone, PutJob, Result
 from consensus.raft_types import Entry, Journal, Network, RaftSettings
+from consensus.read_rounds import Answer
 from node.node import Node
 from node.runner_client import RunnerClient
 from node.settings import NodeSettings
@@ -59,6 +60,9 @@ class LoneLog:
         self._waiting.clear()
         self.last_index += len(entries)
         self._apply(entries)
+
+    def confirm_read(self, answer: Answer) -> None:
+        answer(self.last_index)
 
     def send(self, member: str, payload: bytes) -> bool:
         del member, payload

@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from api.cluster import ClusterStatus
 from api.faults import Fault
 from api.planning import policy_of
-from consensus import commands
+from consensus import commands, features
 from consensus.commands import (
     Batch,
     Claim,
@@ -31,12 +31,13 @@ from consensus.commands import (
     Started,
 )
 from consensus.context import Effects
-from consensus.errors import ConsensusError, NoQuorum
+from consensus.errors import ConsensusError, NoQuorum, Overloaded
 from consensus.machine import Machine
 from storage import keys, models
 from storage.clock import new_id
 from storage.memory_store import MemoryStore
 from storage.models import JobDefinition, JobState, Outcome, Run, ScheduleSpec
+from storage.snapshot_memory import MemorySource
 
 START_MS = 1_764_000_000_000  # 2025-11-24T16:00:00Z
 INCARNATION = bytes(15) + b"\x01"
@@ -57,6 +58,30 @@ class SetEnvironment:
         return self.now_ms / 1_000
 
 
+class SingleBackup:
+    """A backup of a store in memory; with `failure`, that is raised behind the first chunk."""
+
+    def __init__(self, view: MemoryStore, environment: SetEnvironment) -> None:
+        rows = view.scan(b"", b"\xff", 1_000_000)
+        source = MemorySource(lambda: rows, cluster="test", environment=environment)
+        stream = source.open(lambda _: b"", 1_000)
+        assert stream is not None
+        self.stream = stream
+        self.index = stream.header.index
+        self.failure: Exception | None = None
+        self.closed = False
+        self._taken = 0
+
+    async def next_chunk(self) -> bytes | None:
+        self._taken += 1
+        if self.failure is not None and self._taken > 1:
+            raise self.failure
+        return self.stream.next_chunk()
+
+    def close(self) -> None:
+        self.closed = True
+
+
 class SingleCluster:
     """An `api.cluster.Cluster` whose proposals are applied before they return."""
 
@@ -64,6 +89,9 @@ class SingleCluster:
         self.environment = SetEnvironment()
         self.registry = CollectorRegistry()
         self.view = MemoryStore()
+        self.backups: list[SingleBackup] = []
+        self.backups_refused = False
+        self.backup_failure: Exception | None = None
         self.machine = Machine(self.view)
         self.effects = Effects()
         self.has_quorum = True
@@ -116,6 +144,14 @@ class SingleCluster:
         assert timeout_s > 0
         return self.machine.applied_index >= index
 
+    async def open_backup(self) -> SingleBackup:
+        if self.backups_refused:
+            raise Overloaded("A backup is being taken from this member already.")
+        backup = SingleBackup(self.view, self.environment)
+        backup.failure = self.backup_failure
+        self.backups.append(backup)
+        return backup
+
     def status(self) -> ClusterStatus:
         return ClusterStatus(
             cluster="test",
@@ -134,6 +170,8 @@ class SingleCluster:
             counters=dict(self.machine.counters),
             slots=8,
             slots_used=0,
+            feature_level=features.in_force(self.view),
+            feature_level_supported=features.CURRENT,
         )
 
     def readiness(self) -> list[str]:

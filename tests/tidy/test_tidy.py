@@ -43,6 +43,8 @@ PURE = {
     "consensus/apply_jobs.py",
     "consensus/apply_runs.py",
     "consensus/apply_members.py",
+    "consensus/apply_levels.py",
+    "consensus/features.py",
     "api/planning.py",
 }
 IMPURE = {"asyncio", "aiohttp", "lmdb", "os", "pysyncobj", "random", "socket", "threading", "time"}

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
+from consensus import features
 from consensus import machine as machine_module
 from consensus.commands import (
-    ENTRY_VERSION,
     Entry,
     Heartbeat,
     JobDone,
@@ -208,7 +208,7 @@ def test_an_entry_that_is_not_understood_stops_the_member(lab: Lab, damaged: byt
 
 def test_an_entry_of_a_newer_version_stops_the_member(lab: Lab) -> None:
     """Also where it happens to be readable."""
-    entry = encode_batch(Entry(ENTRY_VERSION + 1, NOW_MS, ()))
+    entry = encode_batch(Entry(features.CURRENT + 1, NOW_MS, ()))
     with pytest.raises(InvariantViolated, match="newer version"):
         lab.machine.apply(1, 1, entry, Effects())
 

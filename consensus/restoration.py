@@ -1,0 +1,120 @@
+"""Making the state of one cluster the beginning of another.
+
+A backup is a state in which members of the old cluster hold leases and runs, and in which
+its proposers may still ask for their results. None of them will ever be heard of again:
+the new cluster has an identity of its own, and whoever belongs to the old one is a
+stranger to it. So everything that waits for them is closed here, once, and what follows is
+an ordinary state:
+
+* A run that a member held goes back to the queue or ends as `unknown`, by the delivery
+  policy of its job, with the restoration as the reason. Nothing is lost without a word.
+* Members, incarnations, sessions and the results that were kept for them are gone.
+* The answers to idempotency keys stay: their clients may ask again.
+* The log begins far above the backup. Fences are indexes, and whatever the old cluster
+  granted after the backup was made must stay below what the new one grants.
+* The cluster's clock goes on from where it stood.
+
+What the old cluster did after the backup is not known here. Such occurrences are decided
+again, by the catch-up policy of their jobs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from consensus import apply_runs, features
+from consensus.context import Context, Effects
+from consensus.machine import HASH_BYTES
+from storage import keys, models
+from storage.invariant import InvariantViolated
+from storage.models import Meta
+from storage.store import Store
+
+# More entries than a cluster can write while it is still in use after a backup of it: at a
+# thousand a second, four months. A power of ten, so that the old index stays legible.
+INDEX_GAP = 10_000_000_000
+STEP_ROWS = 256
+# What belongs to members and proposers of the old cluster.
+_GONE = (keys.MEMBER, keys.INCARNATION, keys.SESSION, keys.RESULT)
+_COUNTED = "restorations"
+_ENDED = "runs."
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """What became of the runs that were held, and where the state stands now."""
+
+    queued: int
+    ended: dict[str, int]
+    meta: Meta
+
+
+def begin_anew(store: Store, cluster: str, flush: Callable[[], None]) -> Closed:
+    """Close what belongs to the old cluster, and let the state stand at a new index.
+
+    The same state and the same new name give the same bytes. `flush` is called whenever
+    what was written so far may leave memory; a state that was left half way is of no use.
+
+    Raises:
+        LevelUnsupported: the state needs another release.
+    """
+    features.check_supported(store)
+    raw = store.get(keys.META)
+    if raw is None:
+        raise InvariantViolated("A state that is restored says where it stands.")
+    before = models.decode_meta(raw)
+    context = Context(store, before.applied_index + INDEX_GAP, before.clock_ms, Effects())
+    _return_held(context, flush)
+    for table in _GONE:
+        _drop(store, table, flush)
+    counters = Counter(before.counters)
+    counters.update({**context.counted, _COUNTED: 1})
+    meta = Meta(
+        context.index,
+        before.applied_term,
+        before.clock_ms,
+        _hash(before, cluster, context.index),
+        dict(sorted(counters.items())),
+    )
+    store.put(keys.META, models.encode(meta))
+    store.savepoint()
+    flush()
+    ended = {
+        name.removeprefix(_ENDED): count
+        for name, count in sorted(context.counted.items())
+        if name.startswith(_ENDED)
+    }
+    return Closed(context.counted.get("retries", 0), ended, meta)
+
+
+def _return_held(context: Context, flush: Callable[[], None]) -> None:
+    """Return every run that a member of the old cluster held."""
+    store = context.store
+    prefix_bytes = len(keys.LIVE) + keys.INCARNATION_BYTES
+    while rows := store.scan(keys.LIVE, keys.after(keys.LIVE), STEP_ROWS):
+        for key, _ in rows:
+            run = key[prefix_bytes:]
+            member = context.run(run).member
+            reason = f"The cluster was restored from a backup in which member {member} held it."
+            apply_runs.lost(context, run, reason)
+        context.effects = Effects()
+        store.savepoint()
+        flush()
+
+
+def _drop(store: Store, table: bytes, flush: Callable[[], None]) -> None:
+    while rows := store.scan(table, keys.after(table), STEP_ROWS):
+        for key, _ in rows:
+            store.delete(key)
+        store.savepoint()
+        flush()
+
+
+def _hash(before: Meta, cluster: str, index: int) -> bytes:
+    """Return the hash with which the new cluster's members begin."""
+    digest = blake2b(before.state_hash, digest_size=HASH_BYTES)
+    digest.update(b"restored" + index.to_bytes(8, "big") + cluster.encode())
+    return digest.digest()

@@ -1,0 +1,296 @@
+"""One life of a simulated member, made of the real node, and the host that outlives it.
+
+Everything of `node.node.Node` is real: consensus, state machine, proposer, due loop,
+worker, reporter, reaper, heartbeat. Around it stand a host with its clocks and disks, a
+network, and a runner that launches nothing. The process may be killed, paused or stopped
+in order, its host may lose power, and each takes exactly what it would take in life.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from consensus.context import Effects
+from consensus.driver import Raft
+from consensus.errors import ConsensusError, NoQuorum, OutcomeUnknown
+from consensus.machine import BatchResults
+from consensus.raft_types import RaftSettings, SnapshotNeeded
+from node.executors.command import CommandExecutor
+from node.executors.protocol import Services
+from node.executors.registry import Registry
+from node.node import Node
+from node.runner_client import RunnerDied
+from node.settings import NodeSettings
+from node.spool import Spool
+from storage.memory_journal import MemoryDisk, MemoryJournal
+from storage.memory_store import FlushedMemoryStore, MemoryStateDisk
+from tests.simulation.cluster_oracle import ClusterOracle
+from tests.simulation.virtual_loop import VirtualExecutor, VirtualLoop
+from tests.simulation.virtual_network import Listener, VirtualEnd, VirtualNetwork
+from tests.simulation.virtual_process import HostClock, Process, ProcessEnvironment
+from tests.simulation.virtual_runner import VirtualRunner
+
+QUICK_SYNC_S = (0.0005, 0.002)
+# What the simulation's bounds are, so that short runs meet them.
+RAFT = RaftSettings(
+    entry_bytes_max=2 * 1024 * 1024,
+    batch_bytes_max=64 * 1024,
+    window_entries_max=32,
+    hot_entries_max=1024,
+    apply_entries_max=8,
+)
+
+
+class SpoolFile:
+    """The spool's file on a disk that nobody syncs: a power cut may take any end of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._written_back = b""
+
+    def write_back(self) -> None:
+        """What is there now has reached the disk by itself."""
+        self._written_back = self.path.read_bytes() if self.path.exists() else b""
+
+    def lose_power(self, rng: random.Random) -> None:
+        if not self.path.exists():
+            return
+        content = self.path.read_bytes()
+        torn = content[: rng.randint(0, len(content))]
+        self.path.write_bytes(rng.choice((content, torn, self._written_back)))
+
+
+@dataclass(slots=True)
+class Host:
+    """What of a member outlives its process."""
+
+    name: str
+    clock: HostClock
+    journal: MemoryDisk
+    state: MemoryStateDisk
+    spool: SpoolFile
+    lives: int = 0
+    # How long the disk takes for one transaction.
+    sync_s: tuple[float, float] = QUICK_SYNC_S
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What all members of a world share."""
+
+    seed: int
+    loop: VirtualLoop
+    network: VirtualNetwork
+    oracle: ClusterOracle
+    voters: frozenset[str]
+    lease_ms: int
+    slots: int
+    raft: RaftSettings
+    # Called when a process has ended by itself, with the reason.
+    on_exit: Callable[[str, BaseException | None], None]
+
+
+class _Posted:
+    """Brings the network's events into the process."""
+
+    def __init__(self, process: Process, listener: Listener) -> None:
+        self._process = process
+        self._listener = listener
+
+    def connected(self, member: str) -> None:
+        self._process.post(self._listener.connected, member)
+
+    def disconnected(self, member: str) -> None:
+        self._process.post(self._listener.disconnected, member)
+
+    def received(self, member: str, frame: Any) -> None:
+        self._process.post(self._listener.received, member, frame)
+
+
+class ProcessEnd(VirtualEnd):
+    """A process's sockets."""
+
+    def __init__(self, network: VirtualNetwork, member: str, process: Process) -> None:
+        super().__init__(network, member)
+        self._process = process
+
+    def join(self, listener: Listener) -> None:
+        super().join(_Posted(self._process, listener))
+
+
+class MemberLife:
+    """A member from the start of its process to its end."""
+
+    def __init__(self, around: Surroundings, host: Host) -> None:
+        host.lives += 1
+        self.host = host
+        self._around = around
+        # In their order, which a set does not keep.
+        self._asked: dict[asyncio.Future[Any], None] = {}
+        self.process = Process(around.loop, host.clock)
+        self.process.set_exception_handler(self._uncaught)
+        self.environment = ProcessEnvironment(host.clock, f"{around.seed}/{host.name}/{host.lives}")
+        self._rng = random.Random(f"{around.seed}/{host.name}/{host.lives}/host")
+        self._journal_writer = VirtualExecutor(around.loop, self._sync_s)
+        self._state_writer = VirtualExecutor(around.loop, self._sync_s)
+        self._end = ProcessEnd(around.network, host.name, self.process)
+        self.runner = VirtualRunner(
+            around.loop, host.clock, self.process, host.name, around.oracle, self._rng,
+            self._runner_died,
+        )  # fmt: skip
+        self.stopping = False
+        with self.process.entered():
+            self._spool = Spool(host.spool.path)
+            self.node = self._make_node()
+            self.node.fatal.add_done_callback(self._failed)
+            self._watch()
+        self.process.spawn(self.node.start())
+
+    def _make_node(self) -> Node:
+        around, name = self._around, self.host.name
+        services = Services(environment=self.environment, runner=self.runner)
+        return Node(
+            NodeSettings(
+                name=name,
+                cluster="simulated",
+                voters=around.voters,
+                http_address=name,
+                version="0",
+                slots=around.slots,
+                lease_ms=around.lease_ms,
+                labels={"kind": "all"},
+            ),
+            environment=self.environment,
+            journal=MemoryJournal(self.host.journal),
+            network=self._end,
+            store=FlushedMemoryStore(self.host.state),
+            spool=self._spool,
+            runner=self.runner,
+            raft_settings=around.raft,
+            raft_class=self._make_raft,
+            registry=Registry({"command": CommandExecutor(services)}),
+            state_writer=self._state_writer,
+        )
+
+    def _make_raft(self, **given: Any) -> Raft:
+        tell = given.pop("on_leadership")
+
+        def on_leadership(leads: bool) -> None:
+            if leads:
+                self._around.oracle.leads(self.host.name, self.node.raft.term)
+            tell(leads)
+
+        return Raft(**given, on_leadership=on_leadership, writer=self._journal_writer)
+
+    def _watch(self) -> None:
+        """Let the oracle see every entry that this member applies."""
+        machine, oracle, name = self.node.replica.machine, self._around.oracle, self.host.name
+        apply = machine.apply
+
+        def observed(index: int, term: int, command: bytes, effects: Effects) -> list[BatchResults]:
+            results = apply(index, term, command, effects)
+            oracle.applied(name, index, term, command, machine.state_hash)
+            oracle.require(not effects.faults, f"Entry {index} met a fault: {effects.faults}.")
+            return results
+
+        machine.apply = observed  # type: ignore[method-assign]
+
+    # --- What it says -----------------------------------------------------------------------
+
+    @property
+    def leads(self) -> bool:
+        return self.node.raft.is_leader and not self.process.paused
+
+    def _sync_s(self) -> float:
+        return self._rng.uniform(*self.host.sync_s)
+
+    def _uncaught(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Nobody catches errors in callbacks; there must not be any."""
+        if self.process.dead:
+            return  # Tasks that were killed with their process are collected some day.
+        error = context.get("exception")
+        oracle = self._around.oracle
+        oracle.failure = oracle.failure or AssertionError(
+            f"{self.host.name}: {context['message']} {type(error).__name__}: {error}"
+        )
+
+    def _failed(self, fatal: asyncio.Future[BaseException]) -> None:
+        error = fatal.result()
+        if not isinstance(error, SnapshotNeeded):
+            oracle = self._around.oracle
+            oracle.failure = oracle.failure or error
+        self._exit(error)
+
+    def _runner_died(self, error: RunnerDied) -> None:
+        self._exit(error)
+
+    def _exit(self, error: BaseException | None) -> None:
+        self._around.loop.call_soon(self._around.on_exit, self.host.name, error)
+
+    # --- What others want of it ---------------------------------------------------------------
+
+    def ask(self, work: Callable[[Node], Awaitable[Any]]) -> asyncio.Future[Any]:
+        """Have a request served, as over a connection to its API; an error is an answer.
+
+        Without an answer the connection ends with the process, and the client knows
+        nothing.
+        """
+        answer: asyncio.Future[Any] = self._around.loop.create_future()
+        self._asked[answer] = None
+        self.process.spawn(self._serve(work, answer))
+        return answer
+
+    async def _serve(
+        self, work: Callable[[Node], Awaitable[Any]], answer: asyncio.Future[Any]
+    ) -> None:
+        try:
+            result = await work(self.node)
+        except ConsensusError as error:
+            result = error
+        self._around.loop.call_later(0.0005, self._answer, answer, result)
+
+    def _answer(self, answer: asyncio.Future[Any], result: object) -> None:
+        self._asked.pop(answer, None)
+        if not answer.done():
+            answer.set_result(result)
+
+    def stop(self) -> None:
+        """Leave in order, as upon SIGTERM."""
+        self.stopping = True
+        self.process.spawn(self._leave())
+
+    async def _leave(self) -> None:
+        await self.node.stop()
+        self._exit(None)
+
+    # --- How it ends --------------------------------------------------------------------------
+
+    def kill(self, *, power_loss: bool) -> float:
+        """End the process; return when nothing of what it launched is alive any more."""
+        finish = self._rng.random() < 0.5
+        self.process.kill()
+        self._end.leave()
+        self._journal_writer.crash(finish=finish)
+        self._state_writer.crash(finish=finish)
+        self._spool.close()
+        gone_s = self._around.loop.time()
+        if power_loss:
+            self.runner.lose_power()
+            self.host.journal.lose_power()
+            self.host.spool.lose_power(self._rng)
+            if self._rng.random() < 0.5:
+                self.host.state.lose_last()
+        else:
+            gone_s = self.runner.node_died()
+        for answer in list(self._asked):
+            self._answer(answer, OutcomeUnknown("The connection was closed."))
+        return gone_s
+
+    def refused(self) -> NoQuorum:
+        """Return what a client makes of a member that does not listen."""
+        return NoQuorum(f"{self.host.name} does not listen.")

@@ -1,0 +1,110 @@
+"""Simulated clusters, from the command line: many at once, or one of them closely.
+
+    python -m tests.simulation.cluster_run --seeds 200
+    python -m tests.simulation.cluster_run --seeds 50 --mode liveness
+    python -m tests.simulation.cluster_run --seed 4711 --trace
+
+One seed gives one run, whatever the machine. The exit status is 1 if a run failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+
+from tests.simulation.cluster_world import ClusterWorld, Mode, Options
+
+MODES: tuple[Mode, ...] = ("safety", "liveness", "power")
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What came of one run."""
+
+    options: Options
+    failure: str | None
+    trace: str
+    counts: Counter[str]
+    # The last that happened, if it failed.
+    events: tuple[str, ...] = ()
+
+    @property
+    def replay(self) -> str:
+        """Return the line that does this run again."""
+        options = self.options
+        mode = "" if options.mode == "safety" else f" --mode {options.mode}"
+        members = "" if options.members == 3 else f" --members {options.members}"
+        return (
+            f"python -m tests.simulation.cluster_run --seed {options.seed}{mode}{members} --trace"
+        )
+
+
+def judge(options: Options, *, trace: bool = False) -> Verdict:
+    """Do one run and say what came of it."""
+    logging.disable(logging.CRITICAL)
+    failure = None
+    with nullcontext():
+        world = ClusterWorld(options)
+        if trace:
+            world.oracle.tell = print
+        try:
+            world.run()
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        except BaseException as error:
+            first = world.oracle.failure or error
+            failure = f"{type(first).__name__}: {first}"
+            if trace:
+                raise
+    oracle = world.oracle
+    events = tuple(oracle.events) if failure else ()
+    return Verdict(options, failure, oracle.trace, oracle.counts, events)
+
+
+def main() -> int:
+    """Read the arguments, run, and print every failure with the line that replays it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seeds", type=int, default=50)
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--seed", type=int, help="do this one only")
+    parser.add_argument("--members", type=int, default=3)
+    parser.add_argument("--mode", choices=MODES, default="safety")
+    parser.add_argument("--trace", action="store_true", help="tell everything that happens")
+    parser.add_argument("--processes", type=int, default=os.cpu_count())
+    given = parser.parse_args()
+    seeds = range(given.first, given.first + given.seeds)
+    if given.seed is not None:
+        seeds = range(given.seed, given.seed + 1)
+    options = [Options(seed=seed, members=given.members, mode=given.mode) for seed in seeds]
+    began_s = time.monotonic()
+    failures, counts = 0, Counter[str]()
+    work = partial(judge, trace=given.trace)
+    verdicts: Iterable[Verdict]
+    if len(options) == 1 or given.processes == 1:
+        verdicts = map(work, options)
+    else:
+        verdicts = ProcessPoolExecutor(given.processes).map(work, options)
+    for verdict in verdicts:
+        counts += verdict.counts
+        if verdict.failure is not None:
+            failures += 1
+            print(f"{verdict.replay}\n    {verdict.failure[:400]}", flush=True)  # noqa: T201
+    took_s = time.monotonic() - began_s
+    print(  # noqa: T201
+        f"{failures} of {len(options)} runs failed, {took_s / len(options):.2f} s a run; "
+        f"{dict(counts.most_common())}"
+    )
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,272 @@
+"""Whole clusters in one thread: members, clients, faults, and the judgement at the end.
+
+A run has parts: clients and faults together; then, in a liveness run, a healthy majority
+is left alone while the faults of the others stay; then everything is repaired, and what is
+still to be done has a bounded time to come to its end. Then `cluster_verdict` judges the
+history. `cluster_oracle` has judged every step before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from consensus.raft_types import RaftSettings
+from storage import keys, models
+from storage.memory_journal import MemoryDisk
+from storage.memory_store import MemoryStateDisk
+from tests.simulation import cluster_faults, cluster_verdict
+from tests.simulation.cluster_clients import Client, Wish
+from tests.simulation.cluster_member import RAFT, Host, MemberLife, SpoolFile, Surroundings
+from tests.simulation.cluster_oracle import ClusterOracle
+from tests.simulation.raft_oracle import LivenessViolated
+from tests.simulation.virtual_loop import VirtualLoop
+from tests.simulation.virtual_network import VirtualNetwork
+from tests.simulation.virtual_process import HostClock
+
+Mode = Literal["safety", "liveness", "power"]
+
+CLIENTS = 3
+JOBS_PER_CLIENT = 3
+# After the last fault, everything that is due or held has to come to its end within this.
+SETTLE_S_MAX = 120.0
+# A healthy majority has to take writes and start what is due within this.
+LIVENESS_S_MAX = 30.0
+RESTART_S = (0.2, 0.6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What kind of run it is; `seed` decides about everything else."""
+
+    seed: int
+    mode: Mode = "safety"
+    members: int = 3
+    seconds: float = 25.0
+    lease_ms: int = 4_000
+    slots: int = 6
+    faults: bool = True
+
+
+class ClusterWorld:
+    """One simulated cluster; `run` it once."""
+
+    def __init__(self, options: Options, raft: RaftSettings = RAFT) -> None:
+        self.options = options
+        self.loop = VirtualLoop()
+        self.rng = random.Random(f"{options.mode}/{options.seed}")
+        self.oracle = ClusterOracle(self.loop.time)
+        names = [f"n{number}" for number in range(1, options.members + 1)]
+        self.network = VirtualNetwork(self.loop, random.Random(options.seed + 1), names)
+        self._directory = tempfile.TemporaryDirectory(prefix="cronclave-simulated-")
+        self.hosts = {name: self._make_host(name) for name in names}
+        self.lives: dict[str, MemberLife] = {}
+        # Kept, so that collecting them cannot happen in the midst of a run.
+        self._dead: list[MemberLife] = []
+        # Members that are not to be started again yet.
+        self.frozen: set[str] = set()
+        # When a host's next process may begin, because the last of the one before is dead.
+        self._clear_s = dict.fromkeys(names, 0.0)
+        self._around = Surroundings(
+            seed=options.seed,
+            loop=self.loop,
+            network=self.network,
+            oracle=self.oracle,
+            voters=frozenset(names),
+            lease_ms=options.lease_ms,
+            slots=options.slots,
+            raft=raft,
+            on_exit=self._exited,
+        )
+        until_s = self.loop.time() + options.seconds
+        self.clients = [
+            Client(self, random.Random(f"{options.seed}/client/{number}"), number, until_s)
+            for number in range(CLIENTS)
+        ]
+
+    def _make_host(self, name: str) -> Host:
+        rng = random.Random(f"{self.options.seed}/{name}/clock")
+        return Host(
+            name=name,
+            clock=HostClock(self.loop, rng),
+            journal=MemoryDisk(name.encode().ljust(16, b".")),
+            state=MemoryStateDisk(),
+            spool=SpoolFile(Path(self._directory.name) / name),
+        )
+
+    @property
+    def wishes(self) -> list[Wish]:
+        return [wish for client in self.clients for wish in client.wishes]
+
+    # --- Members ----------------------------------------------------------------------------
+
+    def start(self, name: str) -> None:
+        """Start a member that is down, as soon as what it had launched is dead."""
+        if name in self.lives or name in self.frozen:
+            return
+        if self.loop.time() < self._clear_s[name]:
+            self.loop.call_at(self._clear_s[name] + 0.001, self.start, name)
+            return
+        self.oracle.note(name, "starts")
+        self.lives[name] = MemberLife(self._around, self.hosts[name])
+
+    def restart_later(self, name: str, seconds: float) -> None:
+        self.loop.call_later(seconds, self.start, name)
+
+    def kill(self, name: str, *, power_loss: bool) -> None:
+        """End a member's process, and with a power loss everything on its host."""
+        life = self.lives.pop(name, None)
+        if life is not None:
+            self.oracle.note(name, "loses power" if power_loss else "is killed")
+            self.oracle.counts["power losses" if power_loss else "kills"] += 1
+            self._clear_s[name] = life.kill(power_loss=power_loss)
+            self._dead.append(life)
+
+    def _exited(self, name: str, error: BaseException | None) -> None:
+        """A process has ended by itself; its supervisor starts it again."""
+        life = self.lives.pop(name, None)
+        if life is not None:
+            self.oracle.note(name, "exits", error)
+            self.oracle.counts["exits"] += 1
+            self._clear_s[name] = life.kill(power_loss=False)
+            self._dead.append(life)
+            self.restart_later(name, self.rng.uniform(*RESTART_S))
+
+    # --- The run ----------------------------------------------------------------------------
+
+    def run(self) -> ClusterOracle:
+        """Run to the end.
+
+        Raises:
+            SafetyViolated, LivenessViolated: the cluster failed.
+        """
+        asyncio.set_event_loop(None)
+        try:
+            self.loop.run_until_complete(self._run())
+            self.oracle.check()
+        finally:
+            self.close()
+        return self.oracle
+
+    def close(self) -> None:
+        """End every life and give everything back."""
+        for name in list(self.lives):
+            self.lives.pop(name).kill(power_loss=False)
+        self.loop.run_until_complete(asyncio.sleep(0.1))
+        for task in asyncio.all_tasks(self.loop):
+            task.cancel()
+        self.loop.run_until_complete(asyncio.sleep(0))
+        self.loop.close()
+        self._directory.cleanup()
+
+    async def _run(self) -> None:
+        for name in self.hosts:
+            self.start(name)
+        users = [
+            self.loop.create_task(client.run(JOBS_PER_CLIENT), name=f"client {number}")
+            for number, client in enumerate(self.clients)
+        ]
+        try:
+            await self._suffer()
+        finally:
+            for user in users:
+                user.cancel()
+        if self.options.mode == "liveness":
+            await self._leave_majority_alone()
+        await self._repair()
+        cluster_verdict.judge(self)
+
+    async def _suffer(self) -> None:
+        until_s = self.loop.time() + self.options.seconds
+        faults = cluster_faults.Faults(self)
+        while self.loop.time() < until_s:
+            await asyncio.sleep(self.rng.uniform(0.2, 2.0))
+            self.oracle.check()
+            for host in self.hosts.values():
+                if self.rng.random() < 0.2:
+                    host.spool.write_back()
+            if self.options.faults:
+                faults.one()
+
+    async def _leave_majority_alone(self) -> None:
+        """Heal a majority; what the others suffer from stays as it is."""
+        names = list(self.hosts)
+        self.rng.shuffle(names)
+        healthy = set(names[: len(names) // 2 + 1])
+        self.oracle.note("only", *sorted(healthy), "are healthy from now on")
+        self.frozen = set(names) - healthy
+        cluster_faults.heal(self, healthy)
+        for name in sorted(healthy):
+            self.start(name)
+        began_s = self.loop.time()
+        prober = Client(self, random.Random(1), 99, began_s + 2 * LIVENESS_S_MAX)
+        self.clients.append(prober)
+        probe = self.loop.create_task(self._probe(prober, healthy))
+        done, _ = await asyncio.wait({probe}, timeout=LIVENESS_S_MAX)
+        if not done:
+            probe.cancel()
+            raise LivenessViolated(
+                f"A healthy majority {sorted(healthy)} took no write or started nothing"
+                f" within {LIVENESS_S_MAX} s."
+            )
+        probe.result()
+        self.oracle.counts["probes"] += 1
+
+    async def _probe(self, prober: Client, healthy: set[str]) -> None:
+        """Create a job through the healthy part, and see a run of it launched."""
+        job = await prober.create_probe(healthy)
+        while not self.oracle.jobs.get(job):
+            await asyncio.sleep(0.1)
+            self.oracle.check()
+
+    # --- The end ----------------------------------------------------------------------------
+
+    async def _repair(self) -> None:
+        self.oracle.note("everything is repaired")
+        self.frozen = set()
+        cluster_faults.heal(self, set(self.hosts))
+        for name in self.hosts:
+            self.start(name)
+        finishing = [self.loop.create_task(client.finish()) for client in self.clients]
+        deadline_s = self.loop.time() + SETTLE_S_MAX
+        try:
+            while not all(task.done() for task in finishing) or self._restless():
+                self.oracle.check()
+                if self.loop.time() > deadline_s:
+                    raise LivenessViolated(
+                        f"After {SETTLE_S_MAX} s of calm: {self._restless() or 'no answers'}"
+                    )
+                await asyncio.sleep(0.5)
+        finally:
+            for task in finishing:
+                task.cancel()
+        self.oracle.check()
+
+    def _restless(self) -> str:
+        """Return what has not come to its end yet; nothing if all has."""
+        if len(self.lives) < len(self.hosts):
+            return "members are down"
+        applied = {life.node.applied_index for life in self.lives.values()}
+        if max(applied) - min(applied) > 3:
+            return f"members have applied {sorted(applied)}"
+        for name, life in self.lives.items():
+            if life.node.reporter.waiting:
+                return f"{name} has {life.node.reporter.waiting} ends to report"
+            if life.runner.running:
+                return f"{name} runs something"
+        return self._unfinished()
+
+    def _unfinished(self) -> str:
+        life = next(iter(self.lives.values()))
+        view = life.node.view
+        for key, raw in view.scan(keys.JOB_STATE, keys.after(keys.JOB_STATE), 10_000):
+            state = models.decode_job_state(raw)
+            if state.live or state.waiting is not None:
+                return f"job {key[1:].hex()} has live runs: {state}"
+            if state.status == "scheduled" and not state.policy.manual:
+                return f"job {key[1:].hex()} is not finished: {state}"
+        return ""
