@@ -11,7 +11,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Protocol
 
-from storage.snapshot_format import SnapshotFooter, SnapshotHeader
+from storage.snapshot_format import CHUNK_BYTES, SnapshotFooter, SnapshotHeader
 from storage.store import Row
 
 
@@ -46,7 +46,7 @@ class SnapshotSource(Protocol):
     """The state that can be sent."""
 
     def open(
-        self, configuration: Callable[[int], bytes], chunk_bytes: int
+        self, configuration: Callable[[int], bytes], chunk_bytes: int = CHUNK_BYTES
     ) -> SnapshotStream | None:
         """Begin a stream of the state as it is on the disk now; None if there is none.
 

@@ -76,6 +76,17 @@ class Snapshots:
         """Return how many snapshots are on their way to others."""
         return 0 if self._sender is None else self._sender.sending
 
+    def facts(self) -> dict[str, float]:
+        """Return what is to be measured, by name."""
+        counts = self.counts
+        return {
+            "snapshots_sending": self.sending,
+            "snapshots_sent": counts.transfers_sent,
+            "snapshot_bytes_sent": counts.bytes_sent,
+            "snapshot_bytes_received": counts.bytes_received,
+            "snapshots_failed": counts.transfers_failed,
+        }
+
     def held_index(self) -> int | None:
         """Return from which entry on followers will need the log behind their snapshots."""
         return None if self._sender is None else self._sender.held_index()

@@ -4,6 +4,10 @@ The order matters. The data directory is locked first, so that no second process
 on it. Then the runner is started, before any state makes this process large; it begins
 only when everything that an earlier runner of this directory had launched is dead. Then
 come the disks, the network, the duties, and the API last.
+
+A process may live several lives. When a snapshot has arrived, everything but the lock and
+the runner is closed, the snapshot takes the state's place, and the member begins again
+with a new incarnation, as if the process had been started anew.
 """
 
 from __future__ import annotations
@@ -22,6 +26,7 @@ from api.application import make_application
 from api.server import start_server
 from consensus.peers import PeerNetwork
 from consensus.raft_types import RaftSettings
+from consensus.snapshot_types import SnapshotReady
 from consensus.state_check import StateDiverged
 from node.node import Node
 from node.quarantine import close_directory
@@ -30,9 +35,10 @@ from node.runner_client import RunnerClient
 from node.settings import NodeSettings
 from node.spool import Spool
 from storage.clock import Environment, SystemEnvironment
+from storage.installation import STATE, finish_installation
 from storage.journal import LmdbJournal
 from storage.lmdb_store import LmdbStore
-from storage.snapshot_store import LmdbSource
+from storage.snapshot_store import LmdbSink, LmdbSource
 
 logger = logging.getLogger(__name__)
 
@@ -131,41 +137,91 @@ async def _run(
     asked: asyncio.Future[None],
     died: asyncio.Future[BaseException],
 ) -> int:
+    """Live one life after another, until one does not end with a snapshot to install."""
+    installed = 0
+    while True:
+        life = _begin(boot, environment, runner, installed)
+        installed = life.installed
+        status = await _live(boot, life, runner, asked, died)
+        if status is not None:
+            return status
+
+
+@dataclass(frozen=True, slots=True)
+class _Life:
+    """One life of a member: its node, and the files that are closed behind it."""
+
+    node: Node
+    journal: LmdbJournal
+    spool: Spool
+    installed: int
+
+
+def _begin(boot: Boot, environment: Environment, runner: RunnerClient, installed: int) -> _Life:
+    """Open the disks, finish an installation that waits, and put the node together."""
     settings = boot.settings
-    store = LmdbStore(boot.data_dir / "state")
+    journal = LmdbJournal(
+        boot.data_dir / "journal",
+        cluster=settings.cluster,
+        member=settings.name,
+        environment=environment,
+    )
+    installed += finish_installation(boot.data_dir, journal) is not None
+    store = LmdbStore(boot.data_dir / STATE)
+    spool = Spool(boot.data_dir / "spool")
     node = Node(
         settings,
         environment=environment,
-        journal=LmdbJournal(
-            boot.data_dir / "journal",
-            cluster=settings.cluster,
-            member=settings.name,
-            environment=environment,
-        ),
+        journal=journal,
         network=boot.network,
         store=store,
-        spool=Spool(boot.data_dir / "spool"),
+        spool=spool,
         runner=runner,
         raft_settings=boot.raft,
         source=LmdbSource(store, cluster=settings.cluster, environment=environment),
+        sink=LmdbSink(boot.data_dir),
+        snapshots_installed=installed,
     )
+    return _Life(node, journal, spool, installed)
+
+
+async def _live(
+    boot: Boot,
+    life: _Life,
+    runner: RunnerClient,
+    asked: asyncio.Future[None],
+    died: asyncio.Future[BaseException],
+) -> int | None:
+    """Run until the end of a life; return the exit status, None if another life follows."""
+    node, settings = life.node, boot.settings
     application = make_application(node, version=settings.version, registry=node.metrics.registry)
     await node.start()
     server = await start_server(application, boot.http_host, boot.http_port)
     logger.info("Member %s serves http://%s:%d", settings.name, boot.http_host, boot.http_port)
     await asyncio.wait((asked, died, node.fatal), return_when=asyncio.FIRST_COMPLETED)
-    if not asked.done():
-        error = (died if died.done() else node.fatal).result()
-        # What it holds in memory may not be true; the journal and its peers are.
-        logger.critical("This member must stop: %s", error, exc_info=error)
-        status = _last_will(boot, node, error)
-        await runner.stop()
-        logging.shutdown()
-        os._exit(status)
-    await server.stop()
-    await asyncio.wait_for(node.stop(), timeout=FAREWELL_S_MAX)
-    logger.info("Member %s has stopped.", settings.name)
-    return 0
+    if asked.done():
+        await server.stop()
+        await asyncio.wait_for(node.stop(), timeout=FAREWELL_S_MAX)
+        logger.info("Member %s has stopped.", settings.name)
+        return 0
+    error = (died if died.done() else node.fatal).result()
+    if isinstance(error, SnapshotReady):
+        logger.info("Member %s begins another life: %s", settings.name, error)
+        node.release()
+        await server.stop()
+        await asyncio.wait_for(node.stop(), timeout=FAREWELL_S_MAX)
+        if not node.worker.running_count:
+            life.journal.close()
+            life.spool.close()
+            return None
+        # The next life would declare this one dead, and with it what still runs.
+        error = RuntimeError("Attempts go on after they were stopped.")
+    # What it holds in memory may not be true; the journal and its peers are.
+    logger.critical("This member must stop: %s", error, exc_info=error)
+    status = _last_will(boot, node, error)
+    await runner.stop()
+    logging.shutdown()
+    os._exit(status)
 
 
 def _last_will(boot: Boot, node: Node, error: BaseException) -> int:

@@ -113,6 +113,7 @@ def _raft_settings(config: Config) -> RaftSettings:
         heartbeat_s=raft.heartbeat_ms / 1000,
         tail_entries_max=raft.journal_tail_entries,
         tail_bytes_max=raft.journal_tail_bytes,
+        snapshot_bytes_per_s=raft.snapshot_bytes_per_s,
     )
 
 

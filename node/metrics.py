@@ -78,6 +78,12 @@ class Metrics:
                 "state_bytes": "Used size of this member's state file.",
                 "commands_waiting": "Commands that wait on this member to be proposed.",
                 "state_differs": "Members whose state differs from this one's at the same index.",
+                "snapshots_sending": "Snapshots on their way to other members.",
+                "snapshots_sent": "Snapshots that other members have received from this one.",
+                "snapshot_bytes_sent": "Bytes of snapshots sent, repetitions included.",
+                "snapshot_bytes_received": "Bytes of snapshots received.",
+                "snapshots_failed": "Snapshots received and thrown away because of a fault.",
+                "snapshots_installed": "Snapshots that this process has installed.",
                 "reports_waiting": "Ends of attempts that the cluster has not accepted yet.",
             }.items()
         }

@@ -28,9 +28,10 @@ from consensus.machine import BatchResults
 from consensus.proposer import Proposer
 from consensus.raft_types import Journal, Network, RaftSettings
 from consensus.read_index import ReadIndex
+from consensus.snapshot_types import SnapshotPorts, SnapshotSink, SnapshotSource
 from consensus.state_check import StateCheck
 from consensus.timekeeper import Timekeeper
-from node.backups import Backup, Backups, Source
+from node.backups import Backup, Backups
 from node.definitions import Definitions
 from node.executors.protocol import Runner
 from node.executors.protocol import Services as ExecutorServices
@@ -73,7 +74,8 @@ class Node:
 
     `registry` holds the executors, by default all that are installed; `state_writer` runs
     the commits of the state, by default in a thread of its own. Without `source` there are
-    no backups of this member.
+    no backups of this member, and without `sink` as well it neither sends nor takes snapshots;
+    so many were installed by this process. When one has arrived, `fatal` is `SnapshotReady`.
     """
 
     def __init__(
@@ -90,7 +92,9 @@ class Node:
         raft_class: Callable[..., Raft] = Raft,
         registry: Registry | None = None,
         state_writer: Executor | None = None,
-        source: Source | None = None,
+        source: SnapshotSource | None = None,
+        sink: SnapshotSink | None = None,
+        snapshots_installed: int = 0,
     ) -> None:
         self.settings = settings
         self.environment = environment
@@ -100,8 +104,8 @@ class Node:
         self._journal = journal
         self._store = store
         self._incarnation = new_id(environment)
-        # Only the first heartbeat of a process says that its predecessors are dead: the
-        # locks on the data directory and of the runner have proven it.
+        # Only the first heartbeat of a life says that its predecessors are dead: the locks on
+        # the data directory and of the runner have proven it, or that they ended before.
         self._supersedes = True
         self.timekeeper = Timekeeper(environment, settings.clock_skew_ms_max)
         self.replica = Replica(
@@ -127,7 +131,9 @@ class Node:
             receive=self._receive,
             on_leadership=self._on_leadership,
             on_fatal=self.fail,
+            snapshots=SnapshotPorts(source=source, sink=sink) if source and sink else None,
         )
+        self._snapshots_installed = snapshots_installed
         self._proposer.attach(self.raft)
         self._reads = ReadIndex(
             session=new_id(environment), environment=environment, message_kind=READ_KIND
@@ -213,6 +219,15 @@ class Node:
         if self._backups is not None:
             await self._backups.stop()
         await self.replica.stop()
+
+    def release(self) -> None:
+        """Let nobody wait any longer for a log that has stopped; `stop` comes next.
+
+        What was sent may be in the snapshot that ends this life, so its outcome is unknown;
+        whoever asks again with the same key gets the answer from the state (A7).
+        """
+        self._reads.close()
+        self._proposer.close(NoQuorum("This member installs a snapshot."))
 
     def fail(self, error: BaseException) -> None:
         """Take note of what ends this member; the first reason counts."""
@@ -364,4 +379,6 @@ class Node:
             commands_waiting=self._proposer.waiting_commands,
             reports_waiting=self.reporter.waiting,
             state_differs=self.state_guard.differing_count,
+            snapshots_installed=self._snapshots_installed,
+            **self.raft.snapshots.facts(),
         )

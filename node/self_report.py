@@ -78,6 +78,12 @@ class SelfReport:
     def readiness(self) -> list[str]:
         """Return what is missing for this member to be ready, as sentences."""
         missing = []
+        if self._raft.snapshots.receiving:
+            megabytes = self._raft.snapshots.received_bytes / 1_000_000
+            missing.append(
+                "The log does not reach back to this member, which is installing a snapshot of "
+                f"the state ({megabytes:.0f} MB so far)."
+            )
         if not self._raft.has_quorum_contact:
             missing.append("There is no contact with a majority of the members.")
         if not self._caught_up():

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 from api import planning
@@ -34,6 +35,7 @@ class LoneLog:
     has_quorum_contact = True
 
     def __init__(self, *, member: str, applied_index: int, apply: Any, **_: Any) -> None:
+        self.snapshots = SimpleNamespace(receiving=False, facts=dict)
         self.leader: str | None = member
         self.last_index = applied_index
         self._apply: Callable[[Sequence[Entry]], None] = apply

@@ -142,6 +142,8 @@ def test_another_text_of_the_library_is_refused(
         ({"heartbeat_s": 0.2}, "below a third"),
         ({"entry_bytes_max": 4 * 1024 * 1024}, "must fit into a frame"),
         ({"batch_bytes_max": 4 * 1024 * 1024}, "must fit into a frame"),
+        ({"snapshot_chunk_bytes": 4 * 1024 * 1024}, "must fit into a frame"),
+        ({"snapshot_chunk_bytes": 2 * 1024 * 1024}, "must not exceed snapshot_window_bytes"),
         ({"window_bytes_max": 1024 * 1024}, "at least one frame"),
         ({"send_queue_bytes_max": 8 * 1024 * 1024}, "full window"),
         ({"in_flight_entries_max": 10_000}, "hot_entries_max"),
