@@ -71,6 +71,8 @@ def _bound(route: Route, service: Service) -> Any:
 
     async def handle(request: web.Request) -> web.StreamResponse:
         request[OPERATION] = operation
+        if route.grows and (refusal := service.cluster.write_refusal()) is not None:
+            raise Problem("disk_low", f"{refusal} Nothing was changed; ask another member.")
         if not request.query_string:
             return await handler(Call(service, request, operation, NO_QUERY))
         return await _with_query(service, request, operation, handler, declared)

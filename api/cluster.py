@@ -107,6 +107,14 @@ class Cluster(Protocol):
 
     def status(self) -> ClusterStatus: ...
 
+    def write_refusal(self) -> str | None:
+        """Return why clients must not write through this member now, as a sentence, or None."""
+        ...
+
+    def leave(self) -> None:
+        """Let this member drain and then end; returns at once, may be called again."""
+        ...
+
     def readiness(self) -> list[str]:
         """Return what is missing for this member to be ready, as sentences."""
         ...

@@ -20,6 +20,7 @@ _PART_PATTERNS = {
     "run": RUN_ID_PATTERN,
     "namespace": NAME_PATTERN,
     "name": NAME_PATTERN,
+    "member": NAME_PATTERN,
 }
 
 

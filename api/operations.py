@@ -18,6 +18,7 @@ from api.object_reader import ObjectReader, whole_number
 from api.paging import read_page
 from api.problems import Problem, invalid_document
 from storage import keys, models
+from storage.limits import NAME_CHARS_MAX
 from storage.models import Member
 
 # What the answer shows is read by people; more of it is a page of GET .../next.
@@ -68,6 +69,22 @@ def _member_status(member: Member, clock_ms: int) -> str:
     if member.expired or member.lease_until_ms < clock_ms:
         return "lost"
     return "accepting" if member.accepting else "not_accepting"
+
+
+async def drain_member(call: Call) -> web.Response:
+    """POST /v1/members/{member}/drain: the member that is asked drains, and nobody else."""
+    call.repeatable()
+    await call.optional_object()
+    name = call.path_part("member")
+    if name != call.cluster.status().member:
+        key = keys.MEMBER + name.encode()
+        raw = call.cluster.view.get(key) if len(key) <= NAME_CHARS_MAX else None
+        if raw is None:
+            raise Problem("not_found", "There is no member with this name.")
+        address = models.decode_member(raw).http_address
+        raise Problem("other_member", f"A member drains itself; ask {name} at {address}.")
+    call.cluster.leave()
+    return answer({"name": name, "status": "draining"}, 202)
 
 
 async def explain_schedule(call: Call) -> web.Response:

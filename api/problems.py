@@ -46,18 +46,20 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "precondition_failed": (412, "The precondition does not hold"),
     "body_too_large": (413, "The body is too large"),
     "unsupported_media_type": (415, "The content type is not supported"),
+    "other_member": (421, "Another member has to be asked"),
     "invalid_document": (422, "The document is not valid"),
     "idempotency_key_reused": (422, "The idempotency key belongs to another request"),
     "overloaded": (429, "Too many requests wait already"),
     "internal": (500, "The node failed to answer"),
     "no_quorum": (503, "The cluster has no quorum"),
+    "disk_low": (503, "The node's disk is almost full"),
     "not_ready": (503, "The node is not ready"),
     "not_applied": (503, "The cluster did not get to it in time"),
     "index_not_reached": (503, "The node has not reached that index"),
     "outcome_unknown": (504, "It is not known whether the request took effect"),
 }
 RETRIED_CODES = frozenset(
-    {"overloaded", "no_quorum", "not_ready", "not_applied", "index_not_reached"}
+    {"overloaded", "no_quorum", "disk_low", "not_ready", "not_applied", "index_not_reached"}
 )
 
 # What the state machine refuses, by its own codes.

@@ -65,6 +65,11 @@ class Route:
         return self.path.startswith("/v1/")
 
     @property
+    def grows(self) -> bool:
+        """Return whether clients add to the state by it, which takes room on disks."""
+        return self.role in ("write", "operate")
+
+    @property
     def all_parameters(self) -> tuple[Parameter, ...]:
         return (*self.parameters, *COMMON) if self.versioned else self.parameters
 
@@ -77,6 +82,8 @@ class Route:
             codes += ("no_quorum", "outcome_unknown")
         if self.role in ("write", "operate", "admin") and self.method != "GET":
             codes += WRITE_CODES
+        if self.grows:
+            codes.append("disk_low")
         if self.method == "POST" and self.versioned:
             codes += ("invalid_header", "idempotency_key_reused")
         if self.request is not None:

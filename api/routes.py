@@ -158,6 +158,12 @@ _OPERATIONS = (
         summary="List the members", answers={200: "MemberPage"}, parameters=PAGE,
     ),
     Route(
+        method="POST", path="/v1/members/{member}/drain", handler=operations.drain_member,
+        role="admin", request="Nothing", request_optional=True,
+        summary="Let this member hand over what it has, and stop", answers={202: "Draining"},
+        codes=("not_found", "other_member"),
+    ),
+    Route(
         method="GET", path="/healthz", handler=operations.health, role="public",
         summary="Tell whether the process lives", answers={200: "Status"},
     ),

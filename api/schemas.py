@@ -321,6 +321,7 @@ SCHEMAS: dict[str, Schema] = {
         labels={"type": "object", "additionalProperties": TEXT},
     ),
     "MemberPage": _page("Member"),
+    "Draining": _shown(name=TEXT, status=_choice(("draining",))),
     "Status": _shown(status=TEXT),
     "Version": _shown(version=TEXT, python=TEXT, aiohttp=TEXT, tzdata=TEXT),
     "Document": {"type": "object"},

@@ -21,7 +21,7 @@ again, by the catch-up policy of their jobs.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -92,23 +92,29 @@ def begin_anew(store: Store, cluster: str, flush: Callable[[], None]) -> Closed:
 
 def _return_held(context: Context, flush: Callable[[], None]) -> None:
     """Return every run that a member of the old cluster held."""
-    store = context.store
     prefix_bytes = len(keys.LIVE) + keys.INCARNATION_BYTES
-    while rows := store.scan(keys.LIVE, keys.after(keys.LIVE), STEP_ROWS):
-        for key, _ in rows:
+    for step in _steps(context.store, keys.LIVE, flush):
+        for key in step:
             run = key[prefix_bytes:]
             member = context.run(run).member
             reason = f"The cluster was restored from a backup in which member {member} held it."
             apply_runs.lost(context, run, reason)
+        # Nobody listens yet; whoever starts on this state looks at all of it.
         context.effects = Effects()
-        store.savepoint()
-        flush()
 
 
 def _drop(store: Store, table: bytes, flush: Callable[[], None]) -> None:
-    while rows := store.scan(table, keys.after(table), STEP_ROWS):
-        for key, _ in rows:
+    for step in _steps(store, table, flush):
+        for key in step:
             store.delete(key)
+
+
+def _steps(store: Store, table: bytes, flush: Callable[[], None]) -> Iterator[list[bytes]]:
+    """Yield the keys of a table, some at a time; what became of them may then be flushed."""
+    start = table
+    while rows := store.scan(start, keys.after(table), STEP_ROWS):
+        yield [key for key, _ in rows]
+        start = rows[-1][0] + b"\x00"
         store.savepoint()
         flush()
 

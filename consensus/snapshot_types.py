@@ -88,9 +88,11 @@ class SnapshotCounts:
 class SnapshotPorts:
     """Where a member's snapshots come from and go to.
 
-    `thread` reads, writes and syncs; without one, a thread of its own does.
+    `thread` reads, writes and syncs; without one, a thread of its own does. `installed` is how
+    many this process has installed in its earlier lives.
     """
 
     source: SnapshotSource
     sink: SnapshotSink
     thread: Executor | None = None
+    installed: int = 0

@@ -41,6 +41,7 @@ class Snapshots:
     ) -> None:
         self._core = core
         self.counts = SnapshotCounts()
+        self._installed = ports.installed if ports else 0
         self._sender: SnapshotSender | None = None
         self._receiver: SnapshotReceiver | None = None
         if ports is None:
@@ -85,6 +86,7 @@ class Snapshots:
             "snapshot_bytes_sent": counts.bytes_sent,
             "snapshot_bytes_received": counts.bytes_received,
             "snapshots_failed": counts.transfers_failed,
+            "snapshots_installed": self._installed,
         }
 
     def held_index(self) -> int | None:

@@ -21,13 +21,15 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
 from api.application import make_application
 from api.server import start_server
 from consensus.peers import PeerNetwork
 from consensus.raft_types import RaftSettings
-from consensus.snapshot_types import SnapshotReady
+from consensus.snapshot_types import SnapshotPorts, SnapshotReady
 from consensus.state_check import StateDiverged
+from node.disk import DataDisk
 from node.node import Node
 from node.quarantine import close_directory
 from node.runner.descriptors import raise_descriptor_limit
@@ -45,7 +47,10 @@ logger = logging.getLogger(__name__)
 EXIT_FATAL = 70
 # The state was found to be wrong; a supervisor must not try again by itself.
 EXIT_QUARANTINED = 79
+# The disk is almost full; whoever starts it again without making room gets the same.
+EXIT_NO_ROOM = 75
 FAREWELL_S_MAX = 30.0
+GRACE_WITHOUT_ROOM_S = 5.0
 
 
 class DirectoryInUse(Exception):
@@ -72,6 +77,8 @@ class Boot:
 def locked(data_dir: Path) -> Iterator[None]:
     """Hold the data directory, or say who cannot have it."""
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # Also one that was made by hand: what jobs carry and print is nobody else's business.
+    data_dir.chmod(0o700)
     descriptor = os.open(data_dir / "node.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -92,8 +99,9 @@ async def run_member(boot: Boot) -> int:
     environment = SystemEnvironment()
     loop = asyncio.get_running_loop()
     asked: asyncio.Future[None] = loop.create_future()
+    again: asyncio.Future[None] = loop.create_future()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, _ask, asked)
+        loop.add_signal_handler(number, _ask, asked, again)
     died: asyncio.Future[BaseException] = loop.create_future()
     runner = RunnerClient(environment, on_death=lambda error: _tell(died, error))
     await runner.start(boot.data_dir)
@@ -101,7 +109,7 @@ async def run_member(boot: Boot) -> int:
         check_slots(boot.settings.slots, runner.attempts_max)
         # Behind the runner, which would pass a higher limit on to commands.
         raise_descriptor_limit()
-        return await _run(boot, environment, runner, asked, died)
+        return await _run(boot, environment, runner, _Ends(asked, again, died))
     finally:
         await runner.stop()
 
@@ -120,9 +128,20 @@ def check_slots(slots: int, attempts_max: int) -> None:
         )
 
 
-def _ask(asked: asyncio.Future[None]) -> None:
-    if not asked.done():
-        asked.set_result(None)
+@dataclass(frozen=True, slots=True)
+class _Ends:
+    """What can end a member from outside: to be asked, once or again, or its runner's death."""
+
+    asked: asyncio.Future[None]
+    again: asyncio.Future[None]
+    died: asyncio.Future[BaseException]
+
+
+def _ask(*wishes: asyncio.Future[None]) -> None:
+    for wish in wishes:
+        if not wish.done():
+            wish.set_result(None)
+            return
 
 
 def _tell(died: asyncio.Future[BaseException], error: BaseException) -> None:
@@ -134,15 +153,14 @@ async def _run(
     boot: Boot,
     environment: Environment,
     runner: RunnerClient,
-    asked: asyncio.Future[None],
-    died: asyncio.Future[BaseException],
+    ends: _Ends,
 ) -> int:
     """Live one life after another, until one does not end with a snapshot to install."""
     installed = 0
     while True:
         life = _begin(boot, environment, runner, installed)
         installed = life.installed
-        status = await _live(boot, life, runner, asked, died)
+        status = await _live(boot, life, runner, ends)
         if status is not None:
             return status
 
@@ -169,6 +187,7 @@ def _begin(boot: Boot, environment: Environment, runner: RunnerClient, installed
     installed += finish_installation(boot.data_dir, journal) is not None
     store = LmdbStore(boot.data_dir / STATE)
     spool = Spool(boot.data_dir / "spool")
+    source = LmdbSource(store, cluster=settings.cluster, environment=environment)
     node = Node(
         settings,
         environment=environment,
@@ -178,9 +197,9 @@ def _begin(boot: Boot, environment: Environment, runner: RunnerClient, installed
         spool=spool,
         runner=runner,
         raft_settings=boot.raft,
-        source=LmdbSource(store, cluster=settings.cluster, environment=environment),
-        sink=LmdbSink(boot.data_dir),
-        snapshots_installed=installed,
+        source=source,
+        snapshots=SnapshotPorts(source=source, sink=LmdbSink(boot.data_dir), installed=installed),
+        disk=DataDisk(boot.data_dir, journal, store),
     )
     return _Life(node, journal, spool, installed)
 
@@ -189,8 +208,7 @@ async def _live(
     boot: Boot,
     life: _Life,
     runner: RunnerClient,
-    asked: asyncio.Future[None],
-    died: asyncio.Future[BaseException],
+    ends: _Ends,
 ) -> int | None:
     """Run until the end of a life; return the exit status, None if another life follows."""
     node, settings = life.node, boot.settings
@@ -198,30 +216,61 @@ async def _live(
     await node.start()
     server = await start_server(application, boot.http_host, boot.http_port)
     logger.info("Member %s serves http://%s:%d", settings.name, boot.http_host, boot.http_port)
-    await asyncio.wait((asked, died, node.fatal), return_when=asyncio.FIRST_COMPLETED)
-    if asked.done():
-        await server.stop()
-        await asyncio.wait_for(node.stop(), timeout=FAREWELL_S_MAX)
-        logger.info("Member %s has stopped.", settings.name)
-        return 0
-    error = (died if died.done() else node.fatal).result()
-    if isinstance(error, SnapshotReady):
-        logger.info("Member %s begins another life: %s", settings.name, error)
+    await _first_of(ends.asked, node.leaving, ends.died, node.fatal)
+    reason = node.leaving.result() if node.leaving.done() else None
+    if not (ends.died.done() or node.fatal.done()):
+        await _drain(node, _grace_s(settings, reason), ends)
+    if ends.died.done() or (node.fatal.done() and not _is_ready(node)):
+        await _die(boot, node, runner, (ends.died if ends.died.done() else node.fatal).result())
+    if node.fatal.done():
         node.release()
-        await server.stop()
-        await asyncio.wait_for(node.stop(), timeout=FAREWELL_S_MAX)
-        if not node.worker.running_count:
-            life.journal.close()
-            life.spool.close()
-            return None
-        # The next life would declare this one dead, and with it what still runs.
-        error = RuntimeError("Attempts go on after they were stopped.")
+    await server.stop()
+    await asyncio.wait_for(node.stop(), timeout=FAREWELL_S_MAX)
+    if not (ends.asked.done() or node.leaving.done()):
+        if node.worker.running_count:
+            # The next life would declare this one dead, and with it what still runs.
+            await _die(boot, node, runner, RuntimeError("Attempts go on after they were stopped."))
+        life.journal.close()
+        life.spool.close()
+        return None
+    logger.info("Member %s has stopped.", settings.name)
+    return 0 if reason is None else EXIT_NO_ROOM
+
+
+def _is_ready(node: Node) -> bool:
+    """Tell whether what ends a life is a snapshot that waits to be installed."""
+    return isinstance(node.fatal.result(), SnapshotReady)
+
+
+async def _die(boot: Boot, node: Node, runner: RunnerClient, error: BaseException) -> NoReturn:
     # What it holds in memory may not be true; the journal and its peers are.
     logger.critical("This member must stop: %s", error, exc_info=error)
     status = _last_will(boot, node, error)
     await runner.stop()
     logging.shutdown()
     os._exit(status)
+
+
+async def _first_of(*futures: asyncio.Future[Any]) -> None:
+    await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
+
+
+def _grace_s(settings: NodeSettings, reason: Exception | None) -> float:
+    """Return how long runs may go on; a member that must stop has no time for all of them."""
+    if reason is None:
+        return settings.drain_grace_ms / 1000
+    logger.critical("This member must stop: %s", reason)
+    return min(settings.drain_grace_ms / 1000, GRACE_WITHOUT_ROOM_S)
+
+
+async def _drain(node: Node, grace_s: float, ends: _Ends) -> None:
+    """Let a member put down what it holds; whoever asks a second time ends the patience."""
+    logger.info("Member %s drains.", node.settings.name)
+    ends.again.add_done_callback(lambda _: node.departure.hurry())
+    drained = asyncio.ensure_future(node.departure.drain(grace_s))
+    await _first_of(drained, ends.died, node.fatal)
+    if drained.done():
+        drained.result()
 
 
 def _last_will(boot: Boot, node: Node, error: BaseException) -> int:

@@ -37,6 +37,12 @@ RULES = (
         "cost no leader.",
     ),
     Rule(
+        ("node.disk_critical_bytes", "node.disk_low_bytes"),
+        lambda config: config.node.disk_critical_bytes <= config.node.disk_low_bytes,
+        "node.disk_critical_bytes must not be above node.disk_low_bytes, or a member stops before "
+        "it has said that its disk is low.",
+    ),
+    Rule(
         ("scheduler.heartbeat", "scheduler.lease"),
         lambda config: config.scheduler.heartbeat_ms * 3 < config.scheduler.lease_ms,
         "scheduler.heartbeat must be below a third of scheduler.lease, so that two lost "

@@ -118,6 +118,34 @@ class NodeConfig(Struct, frozen=True, kw_only=True):
             extra={"form": "labels"},
         ),
     ] = {}
+    disk_low_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1024 * 1024 * MIB,
+            description="With less than this left on the disk of data_dir, this member takes no "
+            "writes and does not lead. Never more than 5 % of the disk.",
+        ),
+    ] = 512 * MIB
+    disk_critical_bytes: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=1024 * 1024 * MIB,
+            description="With less than this left it stops in order. Never more than 1.25 % of "
+            "the disk.",
+        ),
+    ] = 128 * MIB
+    drain_grace_ms: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=HOUR_MS,
+            description="How long runs may go on when this member is told to stop, before they "
+            "are stopped and given back. Whatever stops the process must wait for longer.",
+            extra=DURATION,
+        ),
+    ] = field(default=20 * SECOND_MS, name="drain_grace")
     loop: Annotated[
         Literal["uvloop", "asyncio"],
         Meta(

@@ -15,6 +15,7 @@ from consensus.peers import PeerNetwork
 from consensus.raft_types import RaftSettings
 from node.boot import (
     EXIT_FATAL,
+    EXIT_NO_ROOM,
     EXIT_QUARANTINED,
     Boot,
     DirectoryInUse,
@@ -24,12 +25,14 @@ from node.boot import (
 )
 from node.config_settings import Config
 from node.config_values import split_address
+from node.disk import DiskAlmostFull, Marks, check_room
 from node.quarantine import Quarantined, check_directory
 from node.runner_client import RunnerError
 from node.settings import NodeSettings
 from storage.clock import SystemEnvironment
 from storage.invariant import InvariantViolated, invariant
 from storage.journal_format import DiskFailed, JournalDamaged, JournalMismatch
+from storage.snapshot_format import SnapshotDamaged
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +45,7 @@ REFUSALS = (
     JournalMismatch,
     JournalDamaged,
     LevelUnsupported,
+    SnapshotDamaged,
 )
 
 
@@ -55,7 +59,11 @@ def run_node(config: Config) -> int:
     try:
         with locked(config.node.data_dir):
             check_directory(config.node.data_dir)
+            check_room(config.node.data_dir, _disk_marks(config))
             return _run(config)
+    except DiskAlmostFull as error:
+        logger.critical("This member cannot start: %s", error)
+        return EXIT_NO_ROOM
     except Quarantined as error:
         logger.critical("This member cannot start: %s", error)
         return EXIT_QUARANTINED
@@ -94,6 +102,9 @@ def boot_of(config: Config) -> Boot:
         heartbeat_ms=scheduler.heartbeat_ms,
         clock_skew_ms_max=scheduler.max_clock_skew_ms,
         output_kept_ms=scheduler.output_retention_ms,
+        drain_grace_ms=config.node.drain_grace_ms,
+        disk_low_bytes=config.node.disk_low_bytes,
+        disk_critical_bytes=config.node.disk_critical_bytes,
     )
     return Boot(
         settings=settings,
@@ -102,6 +113,12 @@ def boot_of(config: Config) -> Boot:
         http_host=config.http.host,
         http_port=http_port,
         network=_network(config),
+    )
+
+
+def _disk_marks(config: Config) -> Marks:
+    return Marks(
+        low_bytes=config.node.disk_low_bytes, critical_bytes=config.node.disk_critical_bytes
     )
 
 

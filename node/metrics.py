@@ -84,6 +84,11 @@ class Metrics:
                 "snapshot_bytes_received": "Bytes of snapshots received.",
                 "snapshots_failed": "Snapshots received and thrown away because of a fault.",
                 "snapshots_installed": "Snapshots that this process has installed.",
+                "disk_free_bytes": "What the disk of the data directory has left.",
+                "disk_low": "1 while that is too little to take writes.",
+                "journal_map_used_ratio": "Used part of the journal's address space.",
+                "state_map_used_ratio": "Used part of the state's address space.",
+                "state_reader_age_seconds": "For how long a reader has held old pages.",
                 "reports_waiting": "Ends of attempts that the cluster has not accepted yet.",
             }.items()
         }

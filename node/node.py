@@ -16,11 +16,12 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any, Protocol
 
+import msgspec
+
 from api.cluster import ClusterStatus
 from api.faults import Fault
-from api.zones import tzdata_version
 from consensus import features
-from consensus.commands import Command, Heartbeat, Refused, Result
+from consensus.commands import Command, Expire, Heartbeat, Refused, Result
 from consensus.context import Effects
 from consensus.driver import Raft
 from consensus.errors import NoQuorum
@@ -28,20 +29,24 @@ from consensus.machine import BatchResults
 from consensus.proposer import Proposer
 from consensus.raft_types import Journal, Network, RaftSettings
 from consensus.read_index import ReadIndex
-from consensus.snapshot_types import SnapshotPorts, SnapshotSink, SnapshotSource
+from consensus.snapshot_types import SnapshotPorts, SnapshotSource
 from consensus.state_check import StateCheck
 from consensus.timekeeper import Timekeeper
 from node.backups import Backup, Backups
 from node.definitions import Definitions
+from node.departure import Departure
+from node.disk import Disk, DiskAlmostFull, Marks
 from node.executors.protocol import Runner
 from node.executors.protocol import Services as ExecutorServices
 from node.executors.registry import Registry
 from node.lease import Lease
+from node.mailbox import Mailbox
 from node.metrics import Metrics
 from node.ownership import Ownership
 from node.replica import Listeners, Replica
 from node.self_report import SelfReport
 from node.services.cleaner import Cleaner
+from node.services.disk_watch import DiskWatch
 from node.services.due_loop import DueLoop
 from node.services.heartbeat import HeartbeatService
 from node.services.levels import LevelService
@@ -59,7 +64,7 @@ from storage.store import FlushedStore, View
 
 logger = logging.getLogger(__name__)
 
-BATCH_KIND, TIME_KIND, MARKS_KIND, READ_KIND = b"b", b"t", b"m", b"r"
+BATCH_KIND, TIME_KIND, MARKS_KIND, READ_KIND, DISK_KIND = b"b", b"t", b"m", b"r", b"d"
 MEMBERS_MAX = 100
 
 
@@ -70,12 +75,13 @@ class Guard(Runner, Protocol):
 
 
 class Node:
-    """One member. `await start()`, `await stop()`; `fatal` is done when it must die.
+    """One member. `await start()`, `await stop()`; `fatal` is done when it must die, and
+    `leaving` when somebody has asked for its orderly end.
 
     `registry` holds the executors, by default all that are installed; `state_writer` runs
     the commits of the state, by default in a thread of its own. Without `source` there are
-    no backups of this member, and without `sink` as well it neither sends nor takes snapshots;
-    so many were installed by this process. When one has arrived, `fatal` is `SnapshotReady`.
+    no backups of this member, without `snapshots` it neither sends nor takes any (when one has
+    arrived, `fatal` is `SnapshotReady`), and without `disk` nobody watches how much room it has.
     """
 
     def __init__(
@@ -93,13 +99,15 @@ class Node:
         registry: Registry | None = None,
         state_writer: Executor | None = None,
         source: SnapshotSource | None = None,
-        sink: SnapshotSink | None = None,
-        snapshots_installed: int = 0,
+        snapshots: SnapshotPorts | None = None,
+        disk: Disk | None = None,
     ) -> None:
         self.settings = settings
         self.environment = environment
         self.view: View = store
-        self.fatal: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self.fatal: asyncio.Future[BaseException] = loop.create_future()
+        self.leaving: asyncio.Future[DiskAlmostFull | None] = loop.create_future()
         self._runner = runner
         self._journal = journal
         self._store = store
@@ -112,12 +120,10 @@ class Node:
             store, environment, Listeners(self._take_results), self.fail, state_writer
         )
         self._proposer = Proposer(
-            session=new_id(environment),
-            environment=environment,
-            clock_ms=self._stamp_ms,
-            message_kind=BATCH_KIND,
-            level=self._level,
-        )
+            session=new_id(environment), environment=environment, clock_ms=self._stamp_ms,
+            message_kind=BATCH_KIND, level=self._level,
+        )  # fmt: skip
+        self._mailbox = Mailbox(lambda: settings.voters - {settings.name})
         self.raft = raft_class(
             member=settings.name,
             voters=settings.voters,
@@ -128,12 +134,11 @@ class Node:
             settings=raft_settings,
             applied_index=self.replica.applied_index,
             apply=self.replica.apply,
-            receive=self._receive,
+            receive=self._mailbox.receive,
             on_leadership=self._on_leadership,
             on_fatal=self.fail,
-            snapshots=SnapshotPorts(source=source, sink=sink) if source and sink else None,
+            snapshots=snapshots,
         )
-        self._snapshots_installed = snapshots_installed
         self._proposer.attach(self.raft)
         self._reads = ReadIndex(
             session=new_id(environment), environment=environment, message_kind=READ_KIND
@@ -141,10 +146,12 @@ class Node:
         self._reads.attach(self.raft)
         self._backups = None if source is None else Backups(source, self.replica)
         self.state_guard = self._make_state_guard()
+        self._open_mailbox()
+        self._disk_watch = None if disk is None else self._make_disk_watch(disk)
         self._build_duties(spool, registry)
         self.self_report = SelfReport(
             settings, environment, self.raft, self.replica, journal,
-            self.timekeeper, self.lease, self.worker, self.state_guard,
+            self.timekeeper, self.lease, self.worker, self.state_guard, self._disk_watch,
         )  # fmt: skip
 
     def _make_state_guard(self) -> StateGuard:
@@ -154,7 +161,21 @@ class Node:
             voters=lambda: self.settings.voters,
             own_marks=lambda: self.replica.machine.marks,
         )
-        return StateGuard(check, lambda marks: self._tell_all(MARKS_KIND + marks), self.fail)
+        return StateGuard(check, lambda marks: self._mailbox.tell_all(MARKS_KIND, marks), self.fail)
+
+    def _make_disk_watch(self, disk: Disk) -> DiskWatch:
+        settings = self.settings
+        watch = DiskWatch(
+            disk,
+            Marks(low_bytes=settings.disk_low_bytes, critical_bytes=settings.disk_critical_bytes),
+            self.environment,
+            self.raft,
+            voters=lambda: settings.voters,
+            tell=lambda state: self._mailbox.tell_all(DISK_KIND, state),
+            on_critical=self.leave,
+        )
+        self._mailbox.on(DISK_KIND, watch.heard)
+        return watch
 
     def _build_duties(self, spool: Spool, registry: Registry | None) -> None:
         settings, environment = self.settings, self.environment
@@ -186,7 +207,12 @@ class Node:
         )
         levels = LevelService(self, self.view, settings.voters, lambda: self.raft.is_leader)
         duties = (self.heartbeat, self.due_loop, self.reporter, self.reaper, cleaner, levels)
-        self._services = Services(duties, self.fail)
+        watches = () if self._disk_watch is None else (self._disk_watch,)
+        self._services = Services((*duties, *watches), self.fail)
+        self.departure = Departure(
+            self, self.raft, self.due_loop, self.heartbeat, self.worker, self.reporter,
+            self._make_farewell,
+        )  # fmt: skip
         listeners = self.replica.listeners
         listeners.effects += [self._take_effects, self.metrics.applied]
         listeners.applied.append(lambda _: self._proposer.progress())
@@ -203,15 +229,10 @@ class Node:
         self._services.start()
 
     async def stop(self) -> None:
-        """Hand back what is held, hand over leadership, and close everything."""
-        self.due_loop.enabled = False
-        await self.worker.stop()
-        if self.raft.has_quorum_contact:
-            try:
-                await asyncio.wait_for(self.reporter.drained(), timeout=5)
-            except TimeoutError:
-                logger.warning("%d ends stay in the spool.", self.reporter.waiting)
+        """Leave, without any grace for what still runs, and close everything."""
+        await self.departure.drain(grace_s=0)
         await self._services.stop()
+        await self.departure.leave()
         await self.raft.stop()
         self._reads.close()
         self._proposer.close(NoQuorum("This member is stopping."))
@@ -221,11 +242,7 @@ class Node:
         await self.replica.stop()
 
     def release(self) -> None:
-        """Let nobody wait any longer for a log that has stopped; `stop` comes next.
-
-        What was sent may be in the snapshot that ends this life, so its outcome is unknown;
-        whoever asks again with the same key gets the answer from the state (A7).
-        """
+        """Let nobody wait for a log that has stopped: what was sent ends as unknown (A7)."""
         self._reads.close()
         self._proposer.close(NoQuorum("This member installs a snapshot."))
 
@@ -260,25 +277,19 @@ class Node:
     def _level(self) -> int:
         return features.in_force(self.view)
 
-    def _receive(self, member: str, payload: bytes) -> None:
-        kind, content = payload[:1], payload[1:]
-        if kind == BATCH_KIND:
-            self._proposer.receive(content)
-        elif kind == TIME_KIND:
-            self.timekeeper.heard(member, int.from_bytes(content, "big"))
-        elif kind == READ_KIND:
-            self._reads.receive(member, content)
-        elif kind == MARKS_KIND:
-            self.state_guard.receive(member, content)
+    def _open_mailbox(self) -> None:
+        """Connect what members tell each other past the log with who listens to it."""
+        mailbox, timekeeper = self._mailbox, self.timekeeper
+        mailbox.on(BATCH_KIND, lambda _, content: self._proposer.receive(content))
+        mailbox.on(TIME_KIND, lambda sender, time: timekeeper.heard(sender, int.from_bytes(time)))
+        mailbox.on(READ_KIND, self._reads.receive)
+        mailbox.on(MARKS_KIND, self.state_guard.receive)
+        mailbox.attach(self.raft)
 
     def _beat(self, now_ms: int) -> None:
         """Tell the other members, past the log, what goes with every heartbeat."""
-        self._tell_all(TIME_KIND + now_ms.to_bytes(8, "big"))
+        self._mailbox.tell_all(TIME_KIND, now_ms.to_bytes(8, "big"))
         self.state_guard.beat()
-
-    def _tell_all(self, payload: bytes) -> None:
-        for member in self.settings.voters - {self.settings.name}:
-            self.raft.send(member, payload)
 
     def _on_leadership(self, leads: bool) -> None:
         logger.info("This member %s.", "leads" if leads else "does not lead")
@@ -314,22 +325,23 @@ class Node:
     # --- Lease and slots --------------------------------------------------------------------
 
     def _make_heartbeat(self) -> Heartbeat:
-        settings = self.settings
-        return Heartbeat(
-            settings.name,
-            self._incarnation,
-            settings.lease_ms,
-            settings.slots,
-            settings.http_address,
-            settings.version,
-            tzdata_version(),
-            dict(settings.labels),
-            accepting=self.due_loop.enabled and not self.timekeeper.suspect,
-            running=self.worker.held_count,
-            supersedes=self._supersedes,
-            level=features.CURRENT,
-            level_min=features.MINIMUM,
+        accepting = self.due_loop.enabled and not self.timekeeper.suspect
+        return self.self_report.heartbeat(
+            self._incarnation, accepting=accepting, supersedes=self._supersedes
         )
+
+    def _make_farewell(self) -> tuple[Command, ...]:
+        """Return the commands that end this life: a lease that is over, and its expiry."""
+        last = msgspec.structs.replace(self._make_heartbeat(), lease_ms=-1, accepting=False)
+        return last, Expire(self._incarnation)
+
+    def leave(self, reason: DiskAlmostFull | None = None) -> None:
+        """Ask for the end of this member, see `leaving`; it drains before that."""
+        if not self.leaving.done():
+            self.leaving.set_result(reason)
+
+    def write_refusal(self) -> str | None:
+        return None if self._disk_watch is None else self._disk_watch.refusal()
 
     def _on_renewed(self) -> None:
         self._supersedes = False
@@ -379,6 +391,6 @@ class Node:
             commands_waiting=self._proposer.waiting_commands,
             reports_waiting=self.reporter.waiting,
             state_differs=self.state_guard.differing_count,
-            snapshots_installed=self._snapshots_installed,
             **self.raft.snapshots.facts(),
+            **({} if self._disk_watch is None else self._disk_watch.gauges()),
         )

@@ -28,10 +28,12 @@ class Quarantined(Exception):
     """The directory is closed, and the text says what to do."""
 
 
-def close_directory(data_dir: Path, reason: str, facts: Mapping[str, Any]) -> Path:
+def close_directory(
+    data_dir: Path, reason: str, facts: Mapping[str, Any], advice: str = ADVICE
+) -> Path:
     """Close a directory; an earlier report stays. Return the file, which is synced."""
     marker = data_dir / MARKER
-    report = {"reason": reason, "advice": ADVICE, "data_dir": str(data_dir), **facts}
+    report = {"reason": reason, "advice": advice, "data_dir": str(data_dir), **facts}
     content = json.dumps(report, indent=2, default=str) + "\n"
     try:
         descriptor = os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -60,11 +62,13 @@ def check_directory(data_dir: Path) -> None:
         content = marker.read_text(encoding="utf-8")
     except FileNotFoundError:
         return
-    raise Quarantined(f"{_reason(content)} The report is {marker}. {ADVICE}")
+    reason, advice = _report(content)
+    raise Quarantined(f"{reason} The report is {marker}. {advice}")
 
 
-def _reason(content: str) -> str:
+def _report(content: str) -> tuple[str, str]:
     try:
-        return str(json.loads(content)["reason"])
+        report = json.loads(content)
+        return str(report["reason"]), str(report["advice"])
     except (ValueError, TypeError, KeyError):
-        return "The data directory is closed, and its report cannot be read."
+        return "The data directory is closed, and its report cannot be read.", ADVICE

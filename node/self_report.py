@@ -9,11 +9,13 @@ import msgspec
 from api.cluster import ClusterStatus
 from api.zones import tzdata_version
 from consensus import features
+from consensus.commands import Heartbeat
 from consensus.driver import Raft
 from consensus.raft_types import Journal
 from consensus.timekeeper import Timekeeper
 from node.lease import Lease
 from node.replica import Replica
+from node.services.disk_watch import DiskWatch
 from node.services.worker import Worker
 from node.settings import NodeSettings
 from node.state_guard import StateGuard
@@ -36,6 +38,7 @@ class SelfReport:
         lease: Lease,
         worker: Worker,
         state_guard: StateGuard,
+        disk_watch: DiskWatch | None,
     ) -> None:
         self._settings = settings
         self._environment = environment
@@ -46,6 +49,7 @@ class SelfReport:
         self._lease = lease
         self._worker = worker
         self._state_guard = state_guard
+        self._disk_watch = disk_watch
 
     def status(self) -> ClusterStatus:
         """Return how this member sees the cluster at this moment."""
@@ -72,6 +76,25 @@ class SelfReport:
             feature_level_supported=features.CURRENT,
         )
 
+    def heartbeat(self, incarnation: bytes, *, accepting: bool, supersedes: bool) -> Heartbeat:
+        """Return the heartbeat of this moment."""
+        settings = self._settings
+        return Heartbeat(
+            settings.name,
+            incarnation,
+            settings.lease_ms,
+            settings.slots,
+            settings.http_address,
+            settings.version,
+            tzdata_version(),
+            dict(settings.labels),
+            accepting=accepting,
+            running=self._worker.held_count,
+            supersedes=supersedes,
+            level=features.CURRENT,
+            level_min=features.MINIMUM,
+        )
+
     def _caught_up(self) -> bool:
         return self._raft.commit_index - self._replica.applied_index < CATCH_UP_ENTRIES
 
@@ -90,11 +113,14 @@ class SelfReport:
             missing.append("The log is still being applied.")
         if not self._lease.held:
             missing.append("This member has no valid lease yet.")
+        if self._worker.draining:
+            missing.append("This member is draining, and takes nothing more.")
         if self._timekeeper.suspect:
             missing.append(
                 f"This member's clock is off by {self._timekeeper.offset_ms} ms or has jumped."
             )
-        return [*missing, *self._state_guard.missing()]
+        disk = () if self._disk_watch is None else self._disk_watch.missing()
+        return [*missing, *self._state_guard.missing(), *disk]
 
     def post_mortem(self) -> dict[str, Any]:
         """Return what is to be known about this member's state once it has stopped."""

@@ -23,3 +23,6 @@ class NodeSettings:
     heartbeat_ms: int = 1_000
     clock_skew_ms_max: int = 500
     output_kept_ms: int = 30 * 86_400_000
+    drain_grace_ms: int = 20_000
+    disk_low_bytes: int = 512 * 1_048_576
+    disk_critical_bytes: int = 128 * 1_048_576

@@ -26,7 +26,7 @@ from storage.files import sync_directory
 from storage.journal import LmdbJournal
 from storage.journal_format import EMPTY_PAYLOAD, Batch, DiskFailed, HardState
 from storage.memory_journal import MemoryJournal
-from storage.snapshot_format import SnapshotHeader, decode_header
+from storage.snapshot_format import SnapshotDamaged, SnapshotError, SnapshotHeader, decode_header
 from storage.snapshot_store import HEADER_FILE, INCOMING, READY, applied_index_of
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def _install(
     shutil.rmtree(data_dir / INCOMING, ignore_errors=True)
     header = None
     if (data_dir / READY).exists():
-        header = decode_header((data_dir / READY / HEADER_FILE).read_bytes())
+        header = _waiting(data_dir / READY)
         if header.index > applied_index_of(data_dir / STATE):
             begin_journal_anew(journal, header)
             passed("journal")
@@ -71,6 +71,16 @@ def _install(
     shutil.rmtree(data_dir / OLD, ignore_errors=True)
     passed("cleaned")
     return header
+
+
+def _waiting(ready: Path) -> SnapshotHeader:
+    try:
+        return decode_header((ready / HEADER_FILE).read_bytes())
+    except SnapshotError as error:
+        raise SnapshotDamaged(
+            f"The snapshot in {ready} waits to be installed and cannot be read: {error} Remove "
+            "this member from the cluster and add it back with an empty directory."
+        ) from error
 
 
 def begin_journal_anew(journal: LmdbJournal | MemoryJournal, header: SnapshotHeader) -> None:

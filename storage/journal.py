@@ -47,8 +47,9 @@ from storage.journal_format import (
 
 _T = TypeVar("_T")
 
-# Address space only: the file is sparse and grows with what is stored.
-MAP_BYTES = 64 * 1024**3
+# Address space only: the file grows with what is stored. Four times the longest tail that
+# can be configured.
+MAP_BYTES = 256 * 1024**3
 
 _IDENTITY = b"identity"
 _HARD_STATE = b"hard_state"
@@ -305,6 +306,26 @@ class LmdbJournal:
         ) from error
 
 
+def identity_of(path: Path) -> Identity:
+    """Return whose journal lies in a directory, without opening it for work.
+
+    Raises:
+        JournalDamaged: there is none, or it does not say.
+    """
+    try:
+        with lmdb.open(
+            str(path), map_size=MAP_BYTES, readonly=True, create=False, max_dbs=2
+        ) as env:
+            meta = env.open_db(b"meta", create=False)
+            with env.begin(db=meta) as transaction:
+                value = transaction.get(_IDENTITY)
+    except lmdb.Error as error:
+        raise JournalDamaged(f"There is no journal in {path}: {error}.") from error
+    if value is None:
+        raise JournalDamaged(f"The journal in {path} does not say whose it is.")
+    return msgspec.msgpack.decode(unseal(_IDENTITY, value), type=Identity)
+
+
 def _open(path: Path, map_bytes: int) -> tuple[lmdb.Environment, lmdb._Database, lmdb._Database]:
     file = path / "data.mdb"
     try:
@@ -313,6 +334,7 @@ def _open(path: Path, map_bytes: int) -> tuple[lmdb.Environment, lmdb._Database,
         if file.exists() and file.stat().st_size == 0:
             raise JournalDamaged(f"The journal file {file} has no content. {_ADVICE}")
         env = lmdb.open(str(path), map_size=map_bytes, mode=0o600, max_dbs=2, max_readers=16)
+        env.reader_check()
     except OSError as error:
         raise DiskFailed(f"The journal directory {path} cannot be used: {error}") from error
     except lmdb.Error as error:

@@ -70,7 +70,9 @@ class Batch:
     disks: Mapping[str, bytes] = field(default_factory=dict)
 
 
-# The content of an entry that says nothing, as the consensus library writes it.
+# The first byte of an entry's content says what it is, in the consensus library's numbers: a
+# command, or the entry that says nothing, with which a term begins.
+REGULAR_KIND = 0
 EMPTY_PAYLOAD = b"\x01"
 
 # One transaction frees at most this many records, which keeps LMDB's list of free pages

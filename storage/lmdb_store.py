@@ -45,6 +45,8 @@ class LmdbStore:
             self._environment = lmdb.open(
                 str(path), map_size=map_bytes, metasync=False, mode=0o600, max_readers=16
             )
+            # A process that was killed leaves its readers behind, which pin old pages.
+            self._environment.reader_check()
         except lmdb.Error as error:
             raise DiskFailed(f"The state store {path} cannot be opened: {error}") from error
         self._base = self._environment.begin()
@@ -161,6 +163,23 @@ class LmdbStore:
         info = self._environment.info()
         page_bytes = self._environment.stat()["psize"]
         return (int(info["last_pgno"]) + 1) * int(page_bytes)
+
+    @property
+    def map_bytes(self) -> int:
+        """Return the bound of `used_bytes`, fixed while the store is open."""
+        return int(self._environment.info()["map_size"])
+
+    def reader_lag(self) -> int:
+        """Return how many commits the oldest read transaction is behind the newest.
+
+        The base is renewed after each commit, so more than one means that somebody else
+        reads for long, and that the file grows meanwhile.
+        """
+        # A heading, then a line for each reader that ends with the commit it sees, or "-".
+        lines = self._environment.readers().splitlines()[1:]
+        ends = [line.rsplit(maxsplit=1)[-1] for line in lines if line.strip()]
+        seen = [int(end) for end in ends if end.isdecimal()]
+        return max(0, int(self._environment.info()["last_txnid"]) - min(seen)) if seen else 0
 
     def close(self) -> None:
         """Release the file without committing what is pending."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 from urllib.parse import quote, urlencode
 
@@ -27,7 +28,7 @@ ANSWER_S_MAX = 30.0
 ANSWER_BYTES_MAX = 128 * 1_048_576
 PAGE_ITEMS_MAX = 1_000
 KEY_HEADER = "Idempotency-Key"
-TRY_NEXT = 503
+OK, TRY_NEXT = 200, 503
 JSON = "application/json"
 
 Query = Sequence[tuple[str, str]]
@@ -54,6 +55,38 @@ class Answer(NamedTuple):
 
 class _Silent(Exception):
     """The request was sent and no whole answer came back."""
+
+
+class Stream:
+    """An answer that is read bit by bit; a connection that breaks is a failure."""
+
+    def __init__(self, connection: http.client.HTTPConnection, path: str, name: str) -> None:
+        self._name = name
+        with self._unbroken():
+            connection.request("GET", path, headers={"Accept": "*/*"})
+            self._response = connection.getresponse()
+        self.status = self._response.status
+        if self.status not in (OK, TRY_NEXT):
+            body = self.read(ANSWER_BYTES_MAX)
+            raise refused(self.status, self._headers(), body)
+
+    def header(self, name: str) -> str | None:
+        return self._headers().get(name)
+
+    def read(self, size: int) -> bytes:
+        """Return so many bytes, or what is left."""
+        with self._unbroken():
+            return self._response.read(size)
+
+    def _headers(self) -> dict[str, str]:
+        return {name.lower(): value for name, value in self._response.getheaders()}
+
+    @contextmanager
+    def _unbroken(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, http.client.HTTPException) as error:
+            raise CommandFailed(f"{self._name}: the connection broke: {_words(error)}.") from None
 
 
 class Client:
@@ -157,6 +190,29 @@ class Client:
             raise refused(latest.status, latest.headers, latest.body)
         raise CommandFailed(_unreachable(failures), UNAVAILABLE)
 
+    @contextmanager
+    def stream(self, path: str) -> Iterator[Stream]:
+        """Ask for something too large to be held, and give the answer to be read on the way.
+
+        Nodes are asked in turn until one begins to answer.
+        """
+        failures: list[str] = []
+        for address in list(self._addresses):
+            try:
+                connection = self._connected(address)
+            except ConnectionError as error:
+                failures.append(f"{address}: {error}")
+                continue
+            try:
+                stream = Stream(connection, path, str(address))
+                if stream.status != TRY_NEXT:
+                    yield stream
+                    return
+                failures.append(f"{address}: it is not ready")
+            finally:
+                connection.close()
+        raise CommandFailed(_unreachable(failures), UNAVAILABLE)
+
     def _prefer(self, address: Address) -> None:
         """Begin with the node that answered; the others keep their order."""
         self._addresses.remove(address)
@@ -176,15 +232,8 @@ class Client:
             ConnectionError: the request was certainly not sent.
             _Silent: it was, or part of it, and no whole answer came.
         """
-        kind = http.client.HTTPSConnection if address.encrypted else http.client.HTTPConnection
-        connection = kind(address.host, address.port, timeout=CONNECT_S_MAX)
+        connection = self._connected(address)
         try:
-            connection.connect()
-        except OSError as error:
-            connection.close()
-            raise ConnectionError(_words(error)) from None
-        try:
-            connection.sock.settimeout(self._answer_s_max)
             connection.request(method, target, body=body, headers=dict(headers))
             response = connection.getresponse()
             content = response.read(ANSWER_BYTES_MAX + 1)
@@ -201,6 +250,18 @@ class Client:
             raise CommandFailed(f"{address}: the answer is larger than {ANSWER_BYTES_MAX} bytes.")
         found = {name.lower(): value for name, value in response.getheaders()}
         return Answer(response.status, found, content)
+
+    def _connected(self, address: Address) -> http.client.HTTPConnection:
+        """Return a connection to a node, on which it has a bounded time to answer."""
+        kind = http.client.HTTPSConnection if address.encrypted else http.client.HTTPConnection
+        connection = kind(address.host, address.port, timeout=CONNECT_S_MAX)
+        try:
+            connection.connect()
+        except OSError as error:
+            connection.close()
+            raise ConnectionError(_words(error)) from None
+        connection.sock.settimeout(self._answer_s_max)
+        return connection
 
 
 def _accepted(answer: Answer) -> Answer:

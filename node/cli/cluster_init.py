@@ -45,13 +45,14 @@ def init(directory: str, name: str, texts: tuple[str, ...]) -> None:
     place = Path(directory)
     if (place / FILE).exists():
         raise CommandFailed(f"{place / FILE} exists already; choose another --dir.", CONFLICT)
-    members = _members(texts)
+    members = members_of(texts)
     make_cluster(place, name, members, "data/{name}", SystemEnvironment())
     click.echo(str(place / FILE))
     say(_next_steps(place, [member.name for member in members]))
 
 
-def _members(texts: Sequence[str]) -> list[MemberConfig]:
+def members_of(texts: Sequence[str]) -> list[MemberConfig]:
+    """Return the members that options of the form NAME=HOST:PORT describe."""
     from node.config_settings import MemberConfig  # noqa: PLC0415
     from node.config_values import split_address  # noqa: PLC0415
 
@@ -94,7 +95,7 @@ def make_cluster(
     from node.config_values import split_address  # noqa: PLC0415
 
     text = render_new(name, members, data_dir=data_dir, certificates=CERTIFICATES)
-    _check(text, members)
+    check_members(name, members, data_dir)
     authority = place / AUTHORITY
     try:
         place.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -120,12 +121,14 @@ def make_cluster(
         raise CommandFailed(str(error), CONFLICT) from None
 
 
-def _check(text: str, members: Sequence[MemberConfig]) -> None:
+def check_members(name: str, members: Sequence[MemberConfig], data_dir: str) -> None:
     """Refuse what a node would refuse, before anything is written."""
     import tomllib  # noqa: PLC0415
 
     from node.config_reader import Reader  # noqa: PLC0415
+    from node.config_text import render_new  # noqa: PLC0415
 
+    text = render_new(name, members, data_dir=data_dir, certificates=CERTIFICATES)
     reader = Reader(Path.cwd())
     reader.add_file(tomllib.loads(text), "")
     reader.add_overrides({"node.name": members[0].name}, Path.cwd())

@@ -64,7 +64,7 @@ class Processes:
     def start(self, name: str, argv: Sequence[str], log: Path, environ: Mapping[str, str]) -> None:
         """Start a node; what it prints is added to its log."""
         log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with log.open("ab") as stream:
+        with open(log, "ab", opener=_private) as stream:
             process = subprocess.Popen(
                 argv,
                 stdin=subprocess.DEVNULL,
@@ -116,6 +116,11 @@ class Processes:
 
 def _noted(number: int, frame: object) -> None:
     """Let the signal do nothing by itself; `set_wakeup_fd` has made it readable."""
+
+
+def _private(path: str, flags: int) -> int:
+    """Open a file that, if it is made, only this user may read; commands print into logs."""
+    return os.open(path, flags, 0o600)
 
 
 def log_tail(log: Path) -> str:

@@ -50,16 +50,32 @@ RUN = Entry(
         "cancel": Entry("Cancel a run.", "node.cli.run_commands:cancel"),
     },
 )
+_BACKUP, _RESTORE = "node.cli.backup_commands", "node.cli.restore_commands"
 CLUSTER = Entry(
-    "Look at the cluster, or prepare a new one.",
+    "Look at the cluster, back it up, or prepare a new one.",
+    examples="""
+        cronclave cluster status
+        cronclave cluster backup monday.backup
+        cronclave cluster restore monday.backup --dir new --member n1=10.0.0.1:7901
+    """,
     commands={
         "status": Entry("Show how a node sees the cluster.", "node.cli.cluster_commands:status"),
         "init": Entry("Make certificates and a cluster.toml.", "node.cli.cluster_init:init"),
+        "backup": Entry("Write all that the cluster holds to a file.", f"{_BACKUP}:backup"),
+        "verify-backup": Entry("Check a backup.", f"{_BACKUP}:verify"),
+        "restore": Entry("Make a new cluster of a backup.", f"{_RESTORE}:restore"),
+        "inspect": Entry("Look at a data directory.", f"{_BACKUP}:inspect"),
+        "recover": Entry("Make a new cluster when a majority is lost.", f"{_RESTORE}:recover"),
     },
 )
 MEMBER = Entry(
-    "Look at the members.",
-    commands={"list": Entry("List the members.", "node.cli.cluster_commands:list_members")},
+    "Look at the members, or take one out of service.",
+    commands={
+        "list": Entry("List the members.", "node.cli.cluster_commands:list_members"),
+        "drain": Entry(
+            "Let a member hand over what it has and stop.", "node.cli.member_commands:drain"
+        ),
+    },
 )
 CONFIG = Entry(
     "Look at a node's configuration.",

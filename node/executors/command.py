@@ -89,8 +89,14 @@ class CommandExecutor:
             self._runner.run(request, on_started=lambda _: attempt.on_started())
         )
         await asyncio.wait((running, attempt.stop), return_when=asyncio.FIRST_COMPLETED)
-        if not running.done() and attempt.stop.result() == "cancelled":
-            self._runner.kill(attempt.key, "It was cancelled.", cause="cancelled")
+        if not running.done():
+            match attempt.stop.result():
+                case "cancelled":
+                    self._runner.kill(attempt.key, "It was cancelled.", cause="cancelled")
+                case "drain":
+                    self._runner.kill(attempt.key, "The member is stopping.", cause="killed")
+                case "lease" | "timeout":
+                    pass  # the runner sees to these by itself
         return _result(await running)
 
 

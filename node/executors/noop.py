@@ -64,4 +64,6 @@ def stopped(attempt: Attempt) -> AttemptResult:
         return AttemptResult(outcome="timed_out", detail="The timeout was reached.")
     if reason == "lease":
         return AttemptResult(outcome="failed", detail="The member's lease ran out.")
+    if reason == "drain":
+        return AttemptResult(outcome="failed", detail="The member was stopping.")
     return AttemptResult(outcome="cancelled", detail="It was cancelled.")

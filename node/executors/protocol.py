@@ -19,7 +19,7 @@ from storage.clock import Environment
 
 ENTRY_POINT_GROUP = "cronclave.executors"
 
-StopReason = Literal["cancelled", "lease", "timeout"]
+StopReason = Literal["cancelled", "drain", "lease", "timeout"]
 AttemptOutcome = Literal["succeeded", "failed", "timed_out", "cancelled"]
 
 

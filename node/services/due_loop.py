@@ -141,6 +141,11 @@ class DueLoop:
             await self._look.wait()
             timer.cancel()
 
+    async def settled(self, timeout_s: float) -> None:
+        """Wait until the cluster has decided on the claims that are on their way."""
+        if self._claims:
+            await asyncio.wait(set(self._claims), timeout=timeout_s)
+
     # --- What to claim ---------------------------------------------------------------------
 
     def _room(self) -> int:

@@ -30,6 +30,13 @@ from storage.store import View
 logger = logging.getLogger(__name__)
 
 DETAIL_CHARS_MAX = 500
+# What is told to stop is killed by the runner within less.
+STOP_S_MAX = 15.0
+# Reasons to stop an attempt without judging it, and what is said of it then.
+GIVEN_BACK: dict[StopReason, str] = {
+    "lease": "The member's lease ran out, so the attempt was stopped.",
+    "drain": "The member was stopping, so the attempt was stopped.",
+}
 
 
 class Held:
@@ -71,6 +78,8 @@ class Worker:
         self._on_start = on_start
         self._held: dict[tuple[bytes, int], Held] = {}
         self._lease_timer: asyncio.TimerHandle | None = None
+        # Whether it takes nothing more: what is granted now is given back at once.
+        self.draining = False
 
     @property
     def held_count(self) -> int:
@@ -90,6 +99,9 @@ class Worker:
         if (key, run.fence) in self._held:
             return
         held = Held(key, run)
+        if self.draining:
+            self._give_back(held, "The member is stopping.")
+            return
         self._held[key, run.fence] = held
         self._arm(held)
 
@@ -123,20 +135,39 @@ class Worker:
             elif held.must_stop:
                 self._stop(held, "lease")
 
-    async def stop(self) -> None:
-        """Give back everything: what waits at once, what runs by stopping it."""
-        tasks = []
+    def drain(self) -> None:
+        """Take nothing more, and give back what has not started."""
+        self.draining = True
         for held in list(self._held.values()):
             if held.task is None:
                 self._disarm(held)
                 self._give_back(held, "The member is stopping.")
-            else:
-                self._stop(held, "lease")
-                tasks.append(held.task)
+
+    async def finished(self, grace_s: float, hurry: asyncio.Event) -> None:
+        """Wait for the end of what runs, for `grace_s` at most and until somebody hurries."""
+        tasks = self._tasks()
+        if not tasks or grace_s <= 0:
+            return
+        ends = asyncio.ensure_future(asyncio.wait(tasks))
+        haste = asyncio.ensure_future(hurry.wait())
+        try:
+            await asyncio.wait({ends, haste}, timeout=grace_s, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            ends.cancel()
+            haste.cancel()
+
+    async def stop(self) -> None:
+        """Give back everything: what waits at once, what runs by stopping it."""
+        self.drain()
+        for held in list(self._held.values()):
+            self._stop(held, "drain")
+        if tasks := self._tasks():
+            await asyncio.wait(tasks, timeout=STOP_S_MAX)
         if self._lease_timer is not None:
             self._lease_timer.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=15)
+
+    def _tasks(self) -> set[asyncio.Task[None]]:
+        return {held.task for held in self._held.values() if held.task is not None}
 
     # --- Starting --------------------------------------------------------------------------
 
@@ -199,13 +230,14 @@ class Worker:
             result = await executor.run(self._attempt(held, run, state, definition))
         except Exception as error:
             logger.exception("The executor of %s failed.", definition.action.get("type"))
-            detail = f"The executor failed: {type(error).__name__}: {error}"
-            result = AttemptResult(outcome="failed", detail=detail)
+            fault = f"The executor failed: {type(error).__name__}: {error}"
+            result = AttemptResult(outcome="failed", detail=fault)
         finally:
             if timeout is not None:
                 timeout.cancel()
-        if held.stop.done() and held.stop.result() == "lease" and result.outcome != "succeeded":
-            self._give_back(held, "The member's lease ran out, so the attempt was stopped.")
+        given_back = GIVEN_BACK.get(held.stop.result()) if held.stop.done() else None
+        if given_back is not None and result.outcome != "succeeded":
+            self._give_back(held, given_back)
         else:
             self._end(held, result, definition)
 

@@ -493,3 +493,41 @@ async def test_a_schedule_is_explained(client: ApiClient) -> None:
     faulty = await client.send("POST", "/v1/schedule:explain", {"cron": "x", "count": 0})
     faulty.problem(422, "invalid_document")
     assert faulty.pointers() == {"/cron", "/count"}
+
+
+async def test_only_the_member_itself_drains(client: ApiClient) -> None:
+    """Another one says whom to ask; asking twice is asking once."""
+    for _ in range(2):
+        answer = await client.send("POST", "/v1/members/alpha/drain", None)
+        assert (answer.status, answer.json) == (202, {"name": "alpha", "status": "draining"})
+    assert client.cluster.left == 2
+    beat = Heartbeat(
+        "beta", bytes(16), 5_000, 1, "http://beta:1", "1", "", {}, accepting=True, running=0
+    )
+    client.cluster.apply(beat)
+    other = await client.send("POST", "/v1/members/beta/drain", None)
+    assert "ask beta at http://beta:1" in other.problem(421, "other_member")["detail"]
+    for name in ("gamma", "x" * 600, "%00"):
+        (await client.send("POST", f"/v1/members/{name}/drain", None)).problem(404, "not_found")
+    assert client.cluster.left == 2
+
+
+async def test_a_member_whose_disk_is_low_takes_no_writes(client: ApiClient) -> None:
+    """It says that nothing was changed and when to try again; reading and draining go on."""
+    created = await client.create("a")
+    client.cluster.refusal = "Only 3 MiB are free on the disk of this member."
+    before = client.cluster.proposals
+    path = f"/v1/jobs/{created['id']}"
+    for method, address, document in (
+        ("POST", "/v1/jobs", {"name": "b", **JOB}),
+        ("POST", "/v1/jobs?dry_run=false", {"name": "b", **JOB}),
+        ("POST", "/v1/jobs:batch", [{"name": "b", **JOB}]),
+        ("PATCH", path, {"priority": 1}),
+        ("POST", f"{path}/run", None),
+    ):
+        answer = await client.send(method, address, document)
+        assert "3 MiB" in answer.problem(503, "disk_low")["detail"]
+        assert answer.headers["Retry-After"] == "1"
+    assert client.cluster.proposals == before
+    assert (await client.get(path)).status == 200
+    assert (await client.send("POST", "/v1/members/alpha/drain", None)).status == 202

@@ -13,7 +13,7 @@ import aiohttp
 import pytest
 import pytest_asyncio
 
-from consensus.errors import NoQuorum, Overloaded
+from consensus.errors import NoQuorum, OutcomeUnknown, Overloaded
 from consensus.snapshot_types import SnapshotSource, SnapshotStream
 from node.backups import Backups
 from storage.backup_file import Backup, BackupCheck
@@ -24,6 +24,7 @@ from storage.snapshot_store import LmdbSource
 from tests.support.api_client import ApiClient, api_client
 from tests.support.builders import definition
 from tests.support.lone_member import LoneMember, lone_member
+from tests.support.single import SingleCluster
 
 PATH = "/v1/cluster/backup"
 
@@ -57,6 +58,7 @@ async def test_a_backup_is_a_whole_snapshot_of_what_is_applied(client: ApiClient
     assert headers["X-Cronclave-Index"] == str(backup.header.index)
     assert headers["X-Request-Id"]
     assert "X-Cronclave-Stale" not in headers
+    assert client.cluster.barriers == 1
     assert client.cluster.backups[0].closed
 
 
@@ -67,6 +69,20 @@ async def test_a_node_without_a_quorum_gives_what_it_has_and_says_so(client: Api
     answer = await client.get(PATH)
     assert answer.headers["X-Cronclave-Stale"] == "true"
     assert read(answer.body).header.index == client.cluster.applied_index
+
+
+async def test_a_backup_of_a_node_that_loses_its_quorum_meanwhile_is_marked(
+    client: ApiClient,
+) -> None:
+    """Whoever asks must not take it for the latest."""
+    await client.create()
+
+    def cut_off(_: SingleCluster) -> None:
+        raise OutcomeUnknown
+
+    client.cluster.at_barrier.append(cut_off)
+    answer = await client.get(PATH)
+    assert (answer.status, answer.headers["X-Cronclave-Stale"]) == (200, "true")
 
 
 async def test_a_backup_beside_others_is_refused(client: ApiClient) -> None:

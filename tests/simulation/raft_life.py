@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from consensus.driver import Raft
 from consensus.errors import Overloaded
 from consensus.raft_types import Entry, NotLeader, RaftSettings
+from consensus.read_index import ReadIndex
 from consensus.snapshot_types import SnapshotPorts
 from storage.memory_journal import MemoryDisk, MemoryJournal
 from storage.snapshot_memory import MemorySink, MemorySource
@@ -161,6 +162,10 @@ class RaftLife:
             self._sync_later()
 
     @property
+    def name(self) -> str:
+        return self._remains.name
+
+    @property
     def leads(self) -> bool:
         return self.raft.is_leader and not self.raft.paused
 
@@ -234,3 +239,21 @@ class RaftLife:
     def _on_leadership(self, leads: bool) -> None:
         if leads:
             self._oracle.leads(self._remains.name, self.raft.term)
+
+
+class ReadLife(RaftLife):
+    """A life whose messages past the log are questions and answers of readers."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        session = b"%s/%d" % (self._remains.name.encode(), self._remains.lives)
+        self.reads = ReadIndex(session=session, environment=self._environment, message_kind=b"")
+        self.reads.attach(self.raft)
+
+    def kill(self, *, power_loss: bool) -> None:
+        self.reads.close()
+        super().kill(power_loss=power_loss)
+
+    def _receive(self, member: str, payload: bytes) -> None:
+        super()._receive(member, payload)
+        self.reads.receive(member, payload)

@@ -25,7 +25,9 @@ from consensus.raft_writer import JournalWriter
 from consensus.transport import Transport
 from storage.journal_format import Batch
 from storage.memory_journal import MemoryDisk
+from tests.simulation.raft_life import ReadLife
 from tests.simulation.raft_mutations_snapshots import SNAPSHOT_MUTATIONS
+from tests.simulation.raft_registers import Answer, RegisterClients
 
 # A class or a module, the name in it, and what takes its place.
 Patch = tuple[Any, str, Any]
@@ -273,6 +275,33 @@ def _silent_disk_leads_on() -> list[Patch]:
     return [(JournalWriter, "stalled_s", stalled_s)]
 
 
+def _reads_without_asking() -> list[Patch]:
+    async def read(self: RegisterClients, life: ReadLife, key: str) -> Answer:
+        return self.look(life, key)
+
+    return [(RegisterClients, "read", read)]
+
+
+def _reads_without_a_round() -> list[Patch]:
+    def round_answered(self: Any, floor: int) -> bool:
+        return True
+
+    return [(Rules, "round_answered", round_answered)]
+
+
+def _rounds_count_older_answers() -> list[Patch]:
+    original = Rules.round_answered
+
+    def round_answered(self: Any, floor: int) -> bool:
+        return original(self, 0)
+
+    return [(Rules, "round_answered", round_answered)]
+
+
+def _reads_before_an_entry_of_the_term() -> list[Patch]:
+    return [(RaftCore, "committed_in_term", True)]
+
+
 MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
     "visible_before_durable": _visible_before_durable,
     "committed_before_durable": _committed_before_durable,
@@ -300,6 +329,10 @@ MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
     "transfer_takes_commands": _transfer_takes_commands,
     "silent_disk_leads_on": _silent_disk_leads_on,
     **SNAPSHOT_MUTATIONS,
+    "reads_without_asking": _reads_without_asking,
+    "reads_without_a_round": _reads_without_a_round,
+    "rounds_count_older_answers": _rounds_count_older_answers,
+    "reads_before_an_entry_of_the_term": _reads_before_an_entry_of_the_term,
 }
 
 

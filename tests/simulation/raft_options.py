@@ -15,10 +15,12 @@ class Mode(StrEnum):
     LIVENESS = "liveness"
     # As safety, with power losses more than anything else.
     POWER_LOSS = "power-loss"
+    # As safety, with clients of registers whose histories have to be linearizable.
+    REGISTERS = "registers"
 
 
 # A seed says by itself which kind of run it is, so that a number is enough to repeat it.
-MODES = (Mode.SAFETY, Mode.SAFETY, Mode.SAFETY, Mode.POWER_LOSS, Mode.LIVENESS)
+MODES = (Mode.SAFETY, Mode.SAFETY, Mode.REGISTERS, Mode.POWER_LOSS, Mode.LIVENESS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,9 +14,10 @@ from collections.abc import Callable
 from consensus.snapshot_types import SnapshotReady
 from storage.memory_journal import MemoryDisk
 from tests.simulation.raft_faults import GOOD_SYNC_S, Faults
-from tests.simulation.raft_life import Life, RaftLife, Remains
+from tests.simulation.raft_life import Life, ReadLife, Remains
 from tests.simulation.raft_options import Mode, Options
 from tests.simulation.raft_oracle import LivenessViolated, Oracle
+from tests.simulation.raft_registers import RegisterClients
 from tests.simulation.raft_snapshots import STEPS, install
 from tests.simulation.virtual_loop import VirtualLoop
 from tests.simulation.virtual_network import VirtualNetwork
@@ -32,7 +33,7 @@ LifeMaker = Callable[["World", Remains], Life]
 
 def make_raft(world: World, remains: Remains) -> Life:
     """Start a member made of the real consensus layer."""
-    return RaftLife(
+    return ReadLife(
         remains, world.loop, world.network, world.oracle, world.failed, f"{world.options.seed}"
     )
 
@@ -147,7 +148,8 @@ class World:
         for name in self.remains:
             self.start(name)
         until_s = self.loop.time() + self.options.seconds
-        client = self.loop.create_task(self._client())
+        registers = RegisterClients(self) if self.options.kind is Mode.REGISTERS else None
+        client = self.loop.create_task(registers.run() if registers else self._client())
         try:
             while self.loop.time() < until_s:
                 await asyncio.sleep(self.rng.uniform(0.1, 1.5))
@@ -160,6 +162,8 @@ class World:
         await self._repair()
         self.states = {name: self.remains[name].commands for name in self.lives}
         self.oracle.check_end(self.states)
+        if registers is not None:
+            registers.judge()
         self.check()
 
     async def _client(self) -> None:

@@ -8,24 +8,9 @@ from typing import Any
 
 from consensus.errors import NoQuorum
 from consensus.raft_types import RaftSettings
-from consensus.read_index import ReadIndex
-from tests.simulation.raft_life import SETTINGS, Life, RaftLife, Remains
+from tests.simulation.raft_life import SETTINGS, Life, ReadLife, Remains
 from tests.simulation.raft_scene import Scene
 from tests.simulation.raft_world import World
-
-
-class ReadLife(RaftLife):
-    """A life whose messages past the log are questions and answers of readers."""
-
-    def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        session = b"%s/%d" % (self._remains.name.encode(), self._remains.lives)
-        self.reads = ReadIndex(session=session, environment=self._environment, message_kind=b"")
-        self.reads.attach(self.raft)
-
-    def _receive(self, member: str, payload: bytes) -> None:
-        super()._receive(member, payload)
-        self.reads.receive(member, payload)
 
 
 class ReadScene(Scene):

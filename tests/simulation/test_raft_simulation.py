@@ -36,13 +36,13 @@ def check(options: list[Options]) -> Totals:
 @pytest.mark.parametrize("block", range(4))
 def test_three_members_survive_what_may_happen(block: int) -> None:
     """Kills, power losses, partitions, resets, slow links and disks break no promise."""
-    check([Options(seed=seed, seconds=SECONDS) for seed in fresh(block, 45)])
+    check([Options(seed=seed, seconds=SECONDS) for seed in fresh(block, 40)])
 
 
 @pytest.mark.parametrize("block", range(4, 8))
 def test_five_members_survive_what_may_happen(block: int) -> None:
     """The same with five."""
-    check([Options(seed=seed, members=5, seconds=SECONDS) for seed in fresh(block, 12)])
+    check([Options(seed=seed, members=5, seconds=SECONDS) for seed in fresh(block, 10)])
 
 
 @pytest.mark.parametrize("members", [3, 5])

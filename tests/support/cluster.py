@@ -230,13 +230,16 @@ class Cluster:
 
         With `checkout` they run the program that lies there, see `tests.support.checkout`.
         """
-        config = str(self.directory / "cluster.toml")
         for node in nodes:
             assert not node.process.alive
-            arguments = ["node", "--config", config, "--name", node.name]
-            child = self._spawn(arguments, node.name, checkout)
+            child = self.spawn(node.name, checkout)
             self._retired.append(node.process)
             node.process = Process(child.pid)
+
+    def spawn(self, name: str, checkout: Path | None = None) -> subprocess.Popen[bytes]:
+        """Start the node of this name, and return its process."""
+        config = str(self.directory / "cluster.toml")
+        return self._spawn(["node", "--config", config, "--name", name], name, checkout)
 
     async def ready(self, *nodes: Node) -> None:
         """Wait until these nodes, or all, say that they are ready."""

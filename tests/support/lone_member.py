@@ -70,6 +70,8 @@ class LoneLog:
         del member, payload
         return False
 
+    connected: frozenset[str] = frozenset()
+
     def trim(self, index: int) -> None:
         del index
 

@@ -103,6 +103,8 @@ class SingleCluster:
         self.at_barrier: list[Callable[[SingleCluster], object]] = []
         self.proposals = 0
         self.barriers = 0
+        self.left = 0
+        self.refusal: str | None = None
         self._sequence = 0
 
     @property
@@ -143,6 +145,12 @@ class SingleCluster:
     async def wait_applied(self, index: int, *, timeout_s: float) -> bool:
         assert timeout_s > 0
         return self.machine.applied_index >= index
+
+    def write_refusal(self) -> str | None:
+        return self.refusal
+
+    def leave(self) -> None:
+        self.left += 1
 
     async def open_backup(self) -> SingleBackup:
         if self.backups_refused:

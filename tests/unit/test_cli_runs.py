@@ -134,3 +134,15 @@ def test_members_are_listed(api: StubApi, capsys: Captured) -> None:
     assert run(["member", "list"]) == exits.OK
     line = capsys.readouterr().out.splitlines()[1]
     assert line.split() == ["n1", "accepting", "2/512", "-", "-", "-", "a=b"]
+
+
+def test_a_member_is_asked_itself_to_drain(api: StubApi, capsys: Captured) -> None:
+    """Nobody else can put down what it holds, so its own address is looked up."""
+    member = {"name": "n2", "status": "accepting", "http_address": api.url}
+    api.on("GET", "/v1/members", Reply(document={"items": [member], "next_cursor": None}))
+    draining = Reply(document={"name": "n2", "status": "draining"}, status=202)
+    api.on("POST", "/v1/members/n2/drain", draining)
+    assert run(["member", "drain", "n2"]) == exits.OK
+    assert capsys.readouterr().out == "n2 is draining\n"
+    assert run(["member", "drain", "n9"]) == exits.NOT_FOUND
+    assert [asked.path for asked in api.asked if asked.method == "POST"] == ["/v1/members/n2/drain"]

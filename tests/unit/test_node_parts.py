@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from consensus.commands import Ended
 from node.backoff import retry_delay_ms
-from node.boot import TooManySlots, check_slots
+from node.boot import TooManySlots, check_slots, locked
 from node.due_index import DueIndex
 from node.lease import Lease
 from node.ownership import Ownership
@@ -166,3 +166,10 @@ def test_slots_that_commands_could_not_fill_are_refused() -> None:
     check_slots(400, 400)
     with pytest.raises(TooManySlots, match="room for 400 commands"):
         check_slots(401, 400)
+
+
+def test_a_data_directory_that_others_could_read_is_closed_to_them(tmp_path: Path) -> None:
+    """Also one that was made by hand, before anything is written into it."""
+    tmp_path.chmod(0o755)
+    with locked(tmp_path):
+        assert tmp_path.stat().st_mode & 0o777 == 0o700

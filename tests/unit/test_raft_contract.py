@@ -11,6 +11,7 @@ from pysyncobj import syncobj as library
 
 from consensus import raft, raft_behind, raft_rules
 from consensus.raft_types import RaftSettings
+from storage.journal_format import EMPTY_PAYLOAD, REGULAR_KIND
 
 TREE = ast.parse(inspect.getsource(library.SyncObj))
 BASE = TREE.body[0]
@@ -155,3 +156,9 @@ def test_settings_that_contradict_each_other_are_refused(
     """The message names the settings and the relation between them."""
     with pytest.raises(ValueError, match=expected):
         RaftSettings(**changes)  # type: ignore[arg-type]
+
+
+def test_the_kinds_of_entries_are_those_of_the_library() -> None:
+    """Other modules tell commands from the rest by the first byte, without the library."""
+    assert REGULAR_KIND == raft.REGULAR
+    assert bytes([library._COMMAND_TYPE.NO_OP]) == EMPTY_PAYLOAD
