@@ -6,6 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 SEEDS ?= 500
+SECONDS ?= 600
 
 .DEFAULT_GOAL := help
 .PHONY: help run test check bench workday simulate chaos clean
@@ -41,8 +42,11 @@ workday: $(STAMP) ## replay a business day, sixty times faster than life
 simulate: $(STAMP) ## run many seeded clusters in virtual time: make simulate SEEDS=5000
 	$(BIN)/python -m tests.simulation.raft_run --seeds $(SEEDS) --members 3 5
 
-chaos: $(STAMP) ## kill members of a real cluster for a minute, then judge
-	$(BIN)/python -m chaos.kill_members --seconds 60
+chaos: $(STAMP) ## harm members of real clusters, of three and of five, then judge
+	for nodes in 3 5; do \
+	  $(BIN)/python -m chaos.kill_members --nodes $$nodes --seconds $(SECONDS) && \
+	  $(BIN)/python -m chaos.linearizable --nodes $$nodes --seconds $(SECONDS) || exit 1; \
+	done
 
 clean: ## remove the environment and the data of `make run`
 	rm -rf $(VENV) .dev

@@ -17,6 +17,7 @@ from api.json_text import canonical, parse_json
 from api.parameters import format_cursor
 from api.problems import Problem, refused
 from consensus.commands import Command, Refused, RequestKey, Result
+from consensus.errors import NoQuorum
 from storage.limits import BODY_BYTES_MAX, PROPOSAL_MS_MAX
 
 JSON = "application/json"
@@ -55,7 +56,7 @@ class Call:
         return self.service.cluster
 
     def now_ms(self) -> int:
-        return self.service.cluster.environment.wall_ms()
+        return self.service.cluster.now_ms()
 
     def path_part(self, name: str) -> str:
         """Return a variable part of the path, as it was matched by the route."""
@@ -96,8 +97,18 @@ class Call:
 
     async def propose(self, command: Command) -> Result:
         """Have a command applied and return its result, refusals among them."""
-        results = await self.cluster.propose((command,), timeout_s=PROPOSAL_S)
-        return results[0]
+        return (await self.propose_all((command,)))[0]
+
+    async def propose_all(self, commands: Sequence[Command]) -> tuple[Result, ...]:
+        """Have commands applied and return their results.
+
+        Raises:
+            NoQuorum: this member cannot know what time it is. The commands were worked out
+                as of some other time, and would leave out occurrences without a word.
+        """
+        if not self.cluster.time_confirmed:
+            raise NoQuorum("No majority has confirmed this member's time of day.")
+        return await self.cluster.propose(commands, timeout_s=PROPOSAL_S)
 
     async def carry_out(self, command: Command) -> Result:
         """Have a command applied; a refusal is raised as its problem."""

@@ -59,6 +59,15 @@ class Cluster(Protocol):
     @property
     def environment(self) -> Environment: ...
 
+    def now_ms(self) -> int:
+        """Return the time of day as the cluster has it; one member's clock may be off."""
+        ...
+
+    @property
+    def time_confirmed(self) -> bool:
+        """Whether a majority, with this member, has lately said what time of day it is."""
+        ...
+
     @property
     def view(self) -> View:
         """This member's copy of the state."""

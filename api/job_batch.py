@@ -21,7 +21,6 @@ from api import job_changes
 from api.calls import (
     JSON,
     NDJSON,
-    PROPOSAL_S,
     REQUEST_ID,
     Call,
     answer,
@@ -147,7 +146,7 @@ def _read(call: Call, item: _Item, index: int, repeatable: Repeatable | None) ->
 
 async def _create(call: Call, group: Sequence[_Item]) -> None:
     commands = [item.command for item in group if item.command is not None]
-    results = await call.cluster.propose(commands, timeout_s=PROPOSAL_S)
+    results = await call.propose_all(commands)
     for item, result in zip(group, results, strict=True):
         item.answer = _answer(call, item, result)
 

@@ -233,7 +233,7 @@ def unmet(current: Current | None, conditions: Conditions) -> Problem:
 
 
 def new_job(call: Call) -> bytes:
-    return new_id(call.cluster.environment)
+    return new_id(call.cluster.environment, call.now_ms())
 
 
 async def act(

@@ -66,6 +66,8 @@ def _member(member: Member, clock_ms: int) -> dict[str, Any]:
 
 
 def _member_status(member: Member, clock_ms: int) -> str:
+    if member.expired and not member.slots:
+        return "left"
     if member.expired or member.lease_until_ms < clock_ms:
         return "lost"
     return "accepting" if member.accepting else "not_accepting"

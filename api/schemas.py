@@ -308,7 +308,7 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "Member": _shown(
         name=TEXT,
-        status=_choice(("accepting", "not_accepting", "lost")),
+        status=_choice(("accepting", "not_accepting", "lost", "left")),
         incarnation=TEXT,
         lease_until=TIME,
         joined_at=TIME,

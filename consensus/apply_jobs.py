@@ -87,8 +87,10 @@ def delete_job(context: Context, command: DeleteJob) -> JobDone | Refused:
     before = _expected(context, job, command.expected_revision)
     if isinstance(before, Refused):
         return before
-    state = _overdue_deleted(context, command, before)
-    state = apply_runs.end_unheld(context, state, "The job was deleted.")
+    overdue = _overdue_deleted(context, command, before)
+    if isinstance(overdue, Refused):
+        return overdue
+    state = apply_runs.end_unheld(context, overdue, "The job was deleted.")
     state = replace(
         state,
         revision=before.revision + 1,
@@ -103,11 +105,17 @@ def delete_job(context: Context, command: DeleteJob) -> JobDone | Refused:
     return JobDone(job, state.revision, state.created_ms, clock_ms)
 
 
-def _overdue_deleted(context: Context, command: DeleteJob, before: JobState) -> JobState:
-    """Give what is overdue its outcome, as counted by the proposer if it saw this cursor."""
+def _overdue_deleted(context: Context, command: DeleteJob, before: JobState) -> JobState | Refused:
+    """Give what is overdue its outcome, as counted by the proposer.
+
+    Who has counted under another cursor has to count again: of several occurrences that
+    are overdue, this one knows the first alone.
+    """
     due_ms, skipped = before.due_ms, command.skipped
     until_ms = cursor.last_of(before, None, skipped)
-    if not skipped or until_ms is None or command.seen_due_ms != due_ms:
+    if skipped and (until_ms is None or command.seen_due_ms != due_ms):
+        return Refused("cursor_moved", "The job was launched meanwhile.", before.revision)
+    if not skipped or until_ms is None:
         if due_ms is None or due_ms > context.clock_ms or cursor.behind(before):
             return before
         skipped, until_ms = (SkippedRange("deleted", due_ms, due_ms, 1),), due_ms

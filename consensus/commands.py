@@ -71,8 +71,9 @@ class PutJob(msgspec.Struct, frozen=True, array_like=True, tag="put_job"):
 class DeleteJob(msgspec.Struct, frozen=True, array_like=True, tag="delete_job"):
     """Take a job out of service.
 
-    `skipped` counts what is overdue as of the cursor `seen_due_ms`. Without it, or if the
-    cursor has moved since, the cursor's own occurrence is recorded and no other.
+    `skipped` counts what is overdue as of the cursor `seen_due_ms`; if that has moved since,
+    the command is refused. Without it, the cursor's own occurrence is recorded and no other:
+    that is for who cannot count, because it does not know the job's zone.
     """
 
     job: bytes

@@ -20,6 +20,7 @@ from hashlib import blake2b
 from storage import keys
 from storage.store import View
 
+# All members must read the same: another value of one of these is a new feature level.
 MARK_EVERY = 64
 # A window costs about a millisecond; at 200 entries a second that is 3 ms of each second.
 WINDOW_ROWS_MAX = 256

@@ -40,8 +40,12 @@ class Mailbox:
         if take is not None:
             take(member, payload[1:])
 
+    def tell(self, member: str, kind: bytes, payload: bytes) -> None:
+        """Send a message to one other member, if it is connected."""
+        if self._sender is not None:
+            self._sender.send(member, kind + payload)
+
     def tell_all(self, kind: bytes, payload: bytes) -> None:
         """Send a message to every other member that is connected."""
-        if self._sender is not None:
-            for member in self._others():
-                self._sender.send(member, kind + payload)
+        for member in self._others():
+            self.tell(member, kind, payload)

@@ -12,16 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from concurrent.futures import Executor
-from typing import Any, Protocol
+from typing import Protocol
 
 import msgspec
 
-from api.cluster import ClusterStatus
-from api.faults import Fault
 from consensus import features
-from consensus.commands import Command, Expire, Heartbeat, Refused, Result
+from consensus.commands import Command, Expire, Heartbeat
 from consensus.context import Effects
 from consensus.driver import Raft
 from consensus.errors import NoQuorum
@@ -32,13 +30,16 @@ from consensus.read_index import ReadIndex
 from consensus.snapshot_types import SnapshotPorts, SnapshotSource
 from consensus.state_check import StateCheck
 from consensus.timekeeper import Timekeeper
-from node.backups import Backup, Backups
+from node.backups import Backups
+from node.cluster_time import ClusterTime
 from node.definitions import Definitions
 from node.departure import Departure
 from node.disk import Disk, DiskAlmostFull, Marks
 from node.executors.protocol import Runner
 from node.executors.protocol import Services as ExecutorServices
 from node.executors.registry import Registry
+from node.face import Face
+from node.incarnation import later_incarnation
 from node.lease import Lease
 from node.mailbox import Mailbox
 from node.metrics import Metrics
@@ -74,7 +75,7 @@ class Guard(Runner, Protocol):
     def extend_lease(self, until_s: float) -> None: ...
 
 
-class Node:
+class Node(Face):
     """One member. `await start()`, `await stop()`; `fatal` is done when it must die, and
     `leaving` when somebody has asked for its orderly end.
 
@@ -111,24 +112,49 @@ class Node:
         self._runner = runner
         self._journal = journal
         self._store = store
-        self._incarnation = new_id(environment)
+        self._incarnation = later_incarnation(environment, store, settings.name)
         # Only the first heartbeat of a life says that its predecessors are dead: the locks on
         # the data directory and of the runner have proven it, or that they ended before.
         self._supersedes = True
-        self.timekeeper = Timekeeper(environment, settings.clock_skew_ms_max)
+        self.timekeeper = Timekeeper(
+            environment, settings.clock_skew_ms_max, len(settings.voters) // 2
+        )
         self.replica = Replica(
             store, environment, Listeners(self._take_results), self.fail, state_writer
         )
-        self._proposer = Proposer(
-            session=new_id(environment), environment=environment, clock_ms=self._stamp_ms,
-            message_kind=BATCH_KIND, level=self._level,
+        self.time = ClusterTime(self.timekeeper, environment, lambda: self.replica.machine.clock_ms)
+        self._build_consensus(network, raft_settings, raft_class, snapshots)
+        self._backups = None if source is None else Backups(source, self.replica)
+        self.state_guard = self._make_state_guard()
+        self._open_mailbox()
+        self._disk_watch = None if disk is None else self._make_disk_watch(disk)
+        self._build_duties(spool, registry)
+        self.self_report = SelfReport(
+            settings, environment, self.raft, self.replica, journal,
+            self.timekeeper, self.lease, self.worker, self.state_guard, self._disk_watch,
         )  # fmt: skip
+
+    def _build_consensus(
+        self,
+        network: Network,
+        raft_settings: RaftSettings,
+        raft_class: Callable[..., Raft],
+        snapshots: SnapshotPorts | None,
+    ) -> None:
+        settings, environment = self.settings, self.environment
+        self._proposer = Proposer(
+            session=new_id(environment),
+            environment=environment,
+            clock_ms=self.time.stamp_ms,
+            message_kind=BATCH_KIND,
+            level=self._level,
+        )
         self._mailbox = Mailbox(lambda: settings.voters - {settings.name})
         self.raft = raft_class(
             member=settings.name,
             voters=settings.voters,
             cluster=settings.cluster,
-            journal=journal,
+            journal=self._journal,
             network=network,
             environment=environment,
             settings=raft_settings,
@@ -144,15 +170,6 @@ class Node:
             session=new_id(environment), environment=environment, message_kind=READ_KIND
         )
         self._reads.attach(self.raft)
-        self._backups = None if source is None else Backups(source, self.replica)
-        self.state_guard = self._make_state_guard()
-        self._open_mailbox()
-        self._disk_watch = None if disk is None else self._make_disk_watch(disk)
-        self._build_duties(spool, registry)
-        self.self_report = SelfReport(
-            settings, environment, self.raft, self.replica, journal,
-            self.timekeeper, self.lease, self.worker, self.state_guard, self._disk_watch,
-        )  # fmt: skip
 
     def _make_state_guard(self) -> StateGuard:
         check = StateCheck(
@@ -215,7 +232,7 @@ class Node:
         )  # fmt: skip
         listeners = self.replica.listeners
         listeners.effects += [self._take_effects, self.metrics.applied]
-        listeners.applied.append(lambda _: self._proposer.progress())
+        listeners.applied += [self.time.note_applied, lambda _: self._proposer.progress()]
         listeners.flushed = self.raft.trim
 
     # --- Life ------------------------------------------------------------------------------
@@ -251,40 +268,24 @@ class Node:
         if not self.fatal.done():
             self.fatal.set_result(error)
 
-    # --- Door to the log (api.cluster.Cluster, services) ------------------------------------
-
-    async def propose(self, commands: Sequence[Command], *, timeout_s: float) -> tuple[Result, ...]:
-        results = await self._proposer.propose(commands, timeout_s=timeout_s)
-        for result in results:
-            if isinstance(result, Refused) and result.code == "expired":
-                raise NoQuorum(result.detail)
-        return results
-
-    async def barrier(self, *, timeout_s: float) -> None:
-        """Wait until this member shows all that was acknowledged before the call."""
-        until_s = self.environment.monotonic_s() + timeout_s
-        index = await self._reads.read_index(timeout_s=timeout_s)
-        left_s = max(0.0, until_s - self.environment.monotonic_s())
-        if not await self.replica.wait_applied(index, timeout_s=left_s):
-            raise NoQuorum(f"Log index {index} was not applied on this member in time.")
-
-    async def wait_applied(self, index: int, *, timeout_s: float) -> bool:
-        return await self.replica.wait_applied(index, timeout_s=timeout_s)
-
-    def _stamp_ms(self) -> int:
-        return max(self.replica.machine.clock_ms, self.timekeeper.now_ms())
+    # --- What members tell each other --------------------------------------------------------
 
     def _level(self) -> int:
         return features.in_force(self.view)
 
     def _open_mailbox(self) -> None:
         """Connect what members tell each other past the log with who listens to it."""
-        mailbox, timekeeper = self._mailbox, self.timekeeper
+        mailbox = self._mailbox
         mailbox.on(BATCH_KIND, lambda _, content: self._proposer.receive(content))
-        mailbox.on(TIME_KIND, lambda sender, time: timekeeper.heard(sender, int.from_bytes(time)))
+        mailbox.on(TIME_KIND, self._hear_time)
         mailbox.on(READ_KIND, self._reads.receive)
         mailbox.on(MARKS_KIND, self.state_guard.receive)
         mailbox.attach(self.raft)
+
+    def _hear_time(self, sender: str, content: bytes) -> None:
+        if self.timekeeper.heard(sender, int.from_bytes(content)):
+            # It may be as new to whoever has just come up as it was here.
+            self._mailbox.tell(sender, TIME_KIND, self.timekeeper.now_ms().to_bytes(8, "big"))
 
     def _beat(self, now_ms: int) -> None:
         """Tell the other members, past the log, what goes with every heartbeat."""
@@ -332,16 +333,15 @@ class Node:
 
     def _make_farewell(self) -> tuple[Command, ...]:
         """Return the commands that end this life: a lease that is over, and its expiry."""
-        last = msgspec.structs.replace(self._make_heartbeat(), lease_ms=-1, accepting=False)
+        last = msgspec.structs.replace(
+            self._make_heartbeat(), slots=0, lease_ms=-1, accepting=False
+        )
         return last, Expire(self._incarnation)
 
     def leave(self, reason: DiskAlmostFull | None = None) -> None:
         """Ask for the end of this member, see `leaving`; it drains before that."""
         if not self.leaving.done():
             self.leaving.set_result(reason)
-
-    def write_refusal(self) -> str | None:
-        return None if self._disk_watch is None else self._disk_watch.refusal()
 
     def _on_renewed(self) -> None:
         self._supersedes = False
@@ -351,7 +351,7 @@ class Node:
 
     def _on_given_up(self) -> None:
         self.worker.lease_lost()
-        self._incarnation = new_id(self.environment)
+        self._incarnation = later_incarnation(self.environment, self.view, self.settings.name)
         self.reaper.own = self._incarnation
 
     def _free_slots(self) -> int:
@@ -359,38 +359,3 @@ class Node:
 
     def _on_slot_free(self) -> None:
         self.due_loop.slot_freed()
-
-    # --- What the API shows -----------------------------------------------------------------
-
-    @property
-    def applied_index(self) -> int:
-        return self.replica.applied_index
-
-    @property
-    def has_quorum(self) -> bool:
-        return self.raft.has_quorum_contact
-
-    def status(self) -> ClusterStatus:
-        return self.self_report.status()
-
-    def readiness(self) -> list[str]:
-        return self.self_report.readiness()
-
-    async def open_backup(self) -> Backup:
-        if self._backups is None:
-            raise NoQuorum("This member makes no backups.")
-        return await self._backups.open()
-
-    def validate_action(self, action: Mapping[str, Any], pointer: str) -> list[Fault]:
-        return self.registry.validate(action, pointer)
-
-    def metrics_text(self) -> bytes:
-        return self.metrics.render(
-            journal_entries=self.raft.last_index - self.raft.first_index + 1,
-            state_bytes=self._store.used_bytes(),
-            commands_waiting=self._proposer.waiting_commands,
-            reports_waiting=self.reporter.waiting,
-            state_differs=self.state_guard.differing_count,
-            **self.raft.snapshots.facts(),
-            **({} if self._disk_watch is None else self._disk_watch.gauges()),
-        )

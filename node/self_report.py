@@ -115,7 +115,9 @@ class SelfReport:
             missing.append("This member has no valid lease yet.")
         if self._worker.draining:
             missing.append("This member is draining, and takes nothing more.")
-        if self._timekeeper.suspect:
+        if not self._timekeeper.confirmed:
+            missing.append("No majority has confirmed this member's time of day yet.")
+        elif self._timekeeper.suspect:
             missing.append(
                 f"This member's clock is off by {self._timekeeper.offset_ms} ms or has jumped."
             )

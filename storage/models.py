@@ -206,7 +206,7 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     name: str
     incarnation: bytes
     lease_until_ms: int
-    slots: int
+    slots: int  # none once it has left in order
     http_address: str
     version: str
     joined_ms: int

@@ -14,7 +14,7 @@ from typing import Any
 from api.faults import Fault, Rejected, shown
 from node.executors.fields import check_fields, text, texts_by_name
 from node.executors.protocol import Attempt, AttemptResult, Services
-from node.runner_client import CommandRequest, CommandResult
+from node.runner_client import CommandRequest, CommandResult, RunnerDied
 
 ARGUMENTS_MAX = 256
 ARGUMENT_CHARS_MAX = 32_768
@@ -88,23 +88,33 @@ class CommandExecutor:
         running = asyncio.ensure_future(
             self._runner.run(request, on_started=lambda _: attempt.on_started())
         )
-        await asyncio.wait((running, attempt.stop), return_when=asyncio.FIRST_COMPLETED)
-        if not running.done():
-            match attempt.stop.result():
-                case "cancelled":
-                    self._runner.kill(attempt.key, "It was cancelled.", cause="cancelled")
-                case "drain":
-                    self._runner.kill(attempt.key, "The member is stopping.", cause="killed")
-                case "lease" | "timeout":
-                    pass  # the runner sees to these by itself
-        return _result(await running)
+        try:
+            await asyncio.wait((running, attempt.stop), return_when=asyncio.FIRST_COMPLETED)
+            if not running.done():
+                self._stop(attempt)
+            return _result(await running)
+        except RunnerDied as error:
+            return AttemptResult(outcome="lost", detail=str(error))
+
+    def _stop(self, attempt: Attempt) -> None:
+        match attempt.stop.result():
+            case "cancelled":
+                self._runner.kill(attempt.key, "It was cancelled.", cause="cancelled")
+            case "drain":
+                self._runner.kill(attempt.key, "The member is stopping.", cause="killed")
+            case "lease":
+                self._runner.kill(attempt.key, "The member gives it back.", cause="killed")
+            case "timeout":
+                pass  # The runner keeps the time itself, so this end is on its way.
 
 
 def _result(end: CommandResult) -> AttemptResult:
     """Translate the runner's account of an end."""
     outcome: Any = "failed"
     detail = end.detail
-    if end.cause == "timeout":
+    if end.cause == "lease":
+        outcome = "lost"
+    elif end.cause == "timeout":
         outcome = "timed_out"
     elif end.cause == "cancelled":
         outcome = "cancelled"
@@ -116,4 +126,5 @@ def _result(end: CommandResult) -> AttemptResult:
         detail=detail,
         output=end.output,
         output_bytes=end.output_total_bytes,
+        unstarted=end.cause == "lease" and end.started_ms is None,
     )

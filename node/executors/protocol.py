@@ -20,7 +20,9 @@ from storage.clock import Environment
 ENTRY_POINT_GROUP = "cronclave.executors"
 
 StopReason = Literal["cancelled", "drain", "lease", "timeout"]
-AttemptOutcome = Literal["succeeded", "failed", "timed_out", "cancelled"]
+# "lost": it was ended for the node's sake, or nobody saw its end. It is given back, and the
+# job's delivery decides whether it runs again; as a failure it would use up its retries.
+AttemptOutcome = Literal["succeeded", "failed", "timed_out", "cancelled", "lost"]
 
 
 class Runner(Protocol):
@@ -72,6 +74,7 @@ class AttemptResult:
     output: bytes = b""
     output_bytes: int = 0
     fatal: bool = field(default=False)  # trying again cannot help
+    unstarted: bool = field(default=False)  # lost before it began, which is certain
 
 
 class Executor(Protocol):

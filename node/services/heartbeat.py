@@ -21,6 +21,10 @@ from storage.clock import Environment
 
 logger = logging.getLogger(__name__)
 
+# How soon to ask again while the others have not confirmed this member's time of day: it
+# claims nothing until then.
+UNCONFIRMED_S = 0.25
+
 
 class HeartbeatService:
     """Renews the lease every `period_ms`; `make` builds the heartbeat of this moment."""
@@ -50,11 +54,13 @@ class HeartbeatService:
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            next_s = loop.time() + self._period_s
+            began_s = loop.time()
             self._timekeeper.check()
             self._tell_time(self._timekeeper.now_ms())
             await self.run_once()
-            await asyncio.sleep(max(0.0, next_s - loop.time()))
+            confirmed = self._timekeeper.confirmed
+            period_s = self._period_s if confirmed else min(UNCONFIRMED_S, self._period_s)
+            await asyncio.sleep(max(0.0, began_s + period_s - loop.time()))
 
     async def run_once(self) -> None:
         """Send one heartbeat and take its answer."""

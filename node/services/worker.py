@@ -236,7 +236,9 @@ class Worker:
             if timeout is not None:
                 timeout.cancel()
         given_back = GIVEN_BACK.get(held.stop.result()) if held.stop.done() else None
-        if given_back is not None and result.outcome != "succeeded":
+        if result.outcome == "lost":
+            self._give_back(held, result.detail, unstarted=result.unstarted)
+        elif given_back is not None and result.outcome != "succeeded":
             self._give_back(held, given_back)
         else:
             self._end(held, result, definition)
@@ -307,8 +309,12 @@ class Worker:
         )
         self._drop(held)
 
-    def _give_back(self, held: Held, detail: str) -> None:
-        """Tell that this member will not bring the attempt to an end."""
+    def _give_back(self, held: Held, detail: str, *, unstarted: bool = False) -> None:
+        """Tell that this member will not bring the attempt to an end.
+
+        What was never handed to an executor has certainly not begun; of what was, the
+        executor knows.
+        """
         now_ms = self._timekeeper.now_ms()
         run = held.run
         self._reporter.ended(
@@ -320,8 +326,8 @@ class Worker:
                 held.started_ms,
                 now_ms,
                 None,
-                detail,
-                unstarted=held.task is None,
+                detail[:DETAIL_CHARS_MAX],
+                unstarted=unstarted or held.task is None,
             )
         )
         self._drop(held)

@@ -105,7 +105,7 @@ async def restart(cluster: Cluster, node: Node) -> None:
     # Nobody has to find out that it is gone: it has said so in the log.
     members = (await other.get("/v1/members"))["items"]
     (known,) = [member for member in members if member["name"] == node.name]
-    assert known["status"] == "lost"
+    assert known["status"] == "left"
     await cluster.restart(node)
     await cluster.ready(node)
 

@@ -107,7 +107,7 @@ async def test_a_member_that_has_left_has_no_lease_to_wait_for(tmp_path: Path) -
         assert store.scan(keys.INCARNATION, keys.after(keys.INCARNATION), 9) == []
         ((_, raw),) = store.scan(keys.MEMBER, keys.after(keys.MEMBER), 9)
         known = models.decode_member(raw)
-        assert (known.expired, known.accepting) == (True, False)
+        assert (known.expired, known.slots) == (True, 0)
     finally:
         store.close()
     async with lone_member(tmp_path) as member:

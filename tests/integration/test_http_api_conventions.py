@@ -8,11 +8,12 @@ import logging
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
 from api.faults import Fault, Rejected
-from consensus.commands import Heartbeat
+from consensus.commands import Expire, Heartbeat
 from consensus.errors import (
     CommandTooLarge,
     ConsensusError,
@@ -478,6 +479,12 @@ async def test_the_cluster_and_its_members_are_shown(client: ApiClient) -> None:
         "lost",
     ]
     assert len((await client.get("/v1/members?limit=1")).json["items"]) == 1
+    left = msgspec.structs.replace(draining, slots=0, lease_ms=-1)
+    cluster.apply(left, Expire(draining.incarnation))
+    assert [one["status"] for one in (await client.get("/v1/members")).json["items"]] == [
+        "lost",
+        "left",
+    ]
 
 
 async def test_a_schedule_is_explained(client: ApiClient) -> None:

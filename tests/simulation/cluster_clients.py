@@ -29,7 +29,7 @@ from consensus.commands import (
     Result,
     TriggerJob,
 )
-from consensus.errors import ConsensusError, OutcomeUnknown
+from consensus.errors import ConsensusError, NoQuorum, OutcomeUnknown
 from node.node import Node
 from storage import keys, models
 from storage.clock import new_id
@@ -67,11 +67,6 @@ class Wish:
     result: Result | None = None
     # What the command said the last time it was sent.
     command: Command | None = None
-
-    @property
-    def is_decided(self) -> bool:
-        """Tell whether the cluster has answered for good."""
-        return self.known in ("accepted", "refused")
 
 
 class Surface(Protocol):
@@ -136,16 +131,14 @@ class Client:
 
     async def create(self, make: DefinitionMaker | None = None) -> Wish:
         """Create a job, by default any."""
-        definition: JobDefinition | None = None
 
         def build(node: Node, wish: Wish) -> Command:
-            nonlocal definition
-            now_ms = node.environment.wall_ms()
-            if definition is None:
-                definition = (make or any_definition)(self._rng, now_ms, self._until_ms)
-                wish.job = new_id(node.environment)
-                self._world.oracle.definitions[wish.job] = definition
-            request = _request(wish, definition)
+            now_ms, known = node.now_ms(), self._world.oracle.definitions
+            if not wish.job:
+                wish.job = new_id(node.environment, now_ms)
+                choose = any_definition if make is None else make
+                known[wish.job] = choose(self._rng, now_ms, self._until_ms)
+            request = _request(wish, known[wish.job])
             return job_changes.creation(wish.job, request, now_ms, wish.key)
 
         wish = await self.do("create", b"", build)
@@ -186,8 +179,7 @@ class Client:
             # Nobody knows anything of a try that is under way when the run ends.
             before, wish.known = wish.known, "unknown"
             answer = await self._ask(wish, build)
-            self._learn(wish, answer, before)
-            if wish.is_decided or self._rng.random() < 0.2:
+            if self._learn(wish, answer, before) or self._rng.random() < 0.2:
                 break
             await asyncio.sleep(self._rng.uniform(0.05, 1.0))
         self._world.oracle.counts[f"{wish.kind} {wish.known}"] += 1
@@ -208,13 +200,16 @@ class Client:
             if command is None:
                 return Refused("not_found", "There is nothing to ask for.")
             wish.command = command
+            if not node.time_confirmed:
+                raise NoQuorum("The time of day is not known here.")
             return (await node.propose((command,), timeout_s=PROPOSAL_S))[0]
 
         answer = life.ask(work)
         done, _ = await asyncio.wait({answer}, timeout=PATIENCE_S)
         return answer.result() if done else OutcomeUnknown("No answer came.")
 
-    def _learn(self, wish: Wish, answer: object, before: Knowledge) -> None:
+    def _learn(self, wish: Wish, answer: object, before: Knowledge) -> bool:
+        """Note what is known of a wish by an answer; return whether that is final."""
         wish.tries.append(type(answer).__name__)
         if isinstance(answer, OutcomeUnknown):
             wish.known = "unknown"
@@ -231,6 +226,7 @@ class Client:
         self._world.oracle.note(
             f"client {self._number}", wish.kind, wish.job.hex(), wish.tries[-1], wish.known
         )
+        return wish.known in ("accepted", "refused")
 
     # --- What it asks for ---------------------------------------------------------------------
 
@@ -238,7 +234,7 @@ class Client:
         if isinstance(wish.command, TriggerJob):
             return wish.command
         nonce = node.environment.random.getrandbits(32)
-        return TriggerJob(wish.job, node.environment.wall_ms(), nonce, wish.key)
+        return TriggerJob(wish.job, node.now_ms(), nonce, wish.key)
 
     def _pausing(self, *, paused: bool) -> Callable[[Node, Wish], Command]:
         return lambda node, wish: PauseJob(wish.job, paused, None, wish.key)
@@ -247,7 +243,7 @@ class Client:
         current = job_changes.read_current(node.view, Target(wish.job))
         if current is None:
             return None
-        now_ms = node.environment.wall_ms()
+        now_ms = node.now_ms()
         command = job_changes.deletion(current, now_ms, conditional=False)
         return msgspec.structs.replace(command, request=wish.key)
 
@@ -255,7 +251,7 @@ class Client:
         current = job_changes.read_current(node.view, Target(wish.job))
         if current is None:
             return None
-        now_ms = node.environment.wall_ms()
+        now_ms = node.now_ms()
         definition = current.definition
         if definition.schedule.kind in ("every", "cron") and self._rng.random() < 0.6:
             schedule = any_schedule(self._rng, now_ms, self._until_ms)

@@ -15,7 +15,7 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -88,7 +88,7 @@ def main() -> int:
     began_s = time.monotonic()
     failures, counts = 0, Counter[str]()
     work = partial(judge, trace=given.trace)
-    verdicts: Iterable[Verdict]
+    verdicts: Iterator[Verdict]
     if len(options) == 1 or given.processes == 1:
         verdicts = map(work, options)
     else:

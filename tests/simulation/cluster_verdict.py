@@ -38,7 +38,13 @@ class Event:
 
     command: PutJob | DeleteJob
     at_s: float
+    before: JobState | None
     after: JobState
+
+    @property
+    def was_spent(self) -> bool:
+        """Tell whether the job had launched as often as it may."""
+        return self.before is not None and _spent(self.before)
 
 
 class Reference(Machine):
@@ -52,6 +58,7 @@ class Reference(Machine):
         self.answers: defaultdict[bytes, list[Result]] = defaultdict(list)
 
     def _apply_command(self, context: Context, command: Any) -> Result:
+        before = context.find_job(command.job) if isinstance(command, PutJob | DeleteJob) else None
         result = super()._apply_command(context, command)
         request: RequestKey | None = getattr(command, "request", None)
         first = request is None or not self.answers[request.key_hash]
@@ -59,7 +66,7 @@ class Reference(Machine):
             self.answers[request.key_hash].append(result)
         if first and isinstance(command, PutJob | DeleteJob) and isinstance(result, JobDone):
             after = context.job(command.job)
-            self.events[command.job].append(Event(command, self.at_s, after))
+            self.events[command.job].append(Event(command, self.at_s, before, after))
         return result
 
 
@@ -212,20 +219,26 @@ def eras_of(history: History, job: bytes, state: JobState) -> list[Era]:
         made_ms = true_ms(event.at_s) + SKEW_MS
         if eras and not (isinstance(command, PutJob) and command.keep_cursor):
             decided_ms = cursor.decided_until(event.after)
-            eras[-1].must_until_ms = max(asked_ms, decided_ms)
+            eras[-1].must_until_ms = decided_ms if event.was_spent else max(asked_ms, decided_ms)
             eras[-1].may_until_ms = max(made_ms, decided_ms)
         if isinstance(command, PutJob) and not command.keep_cursor:
             spec = models.decode_definition(command.definition).schedule
             if spec.kind == "at":
                 assert spec.at_ms is not None
                 asked_ms, made_ms = min(asked_ms, spec.at_ms), min(made_ms, spec.at_ms)
+            # What was claimed ahead of time under the schedule before is decided, and
+            # nothing before it is any more.
+            made_ms = max(made_ms, cursor.decided_until(event.after) + 1)
             eras.append(Era(spec, asked_ms, made_ms))
-    spent = state.policy.runs_max is not None and state.launches_total >= state.policy.runs_max
-    if spent and eras:
+    if _spent(state) and eras:
         eras[-1].must_until_ms = min(eras[-1].must_until_ms, cursor.decided_until(state))
     for era in eras:
         era.work_out()
     return eras
+
+
+def _spent(state: JobState) -> bool:
+    return state.policy.runs_max is not None and state.launches_total >= state.policy.runs_max
 
 
 def _judge_job(history: History, job: bytes, state: JobState) -> None:

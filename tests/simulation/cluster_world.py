@@ -19,6 +19,7 @@ from consensus.raft_types import RaftSettings
 from storage import keys, models
 from storage.memory_journal import MemoryDisk
 from storage.memory_store import MemoryStateDisk
+from storage.models import JobState
 from tests.simulation import cluster_faults, cluster_verdict
 from tests.simulation.cluster_clients import Client, Wish
 from tests.simulation.cluster_member import RAFT, Host, MemberLife, SpoolFile, Surroundings
@@ -240,6 +241,9 @@ class ClusterWorld:
                     raise LivenessViolated(
                         f"After {SETTLE_S_MAX} s of calm: {self._restless() or 'no answers'}"
                     )
+                if all(task.done() for task in finishing) and self._paused():
+                    # A request that was under way when the users left came through.
+                    finishing = [self.loop.create_task(c.finish()) for c in self.clients]
                 await asyncio.sleep(0.5)
         finally:
             for task in finishing:
@@ -260,13 +264,21 @@ class ClusterWorld:
                 return f"{name} runs something"
         return self._unfinished()
 
+    def _states(self) -> list[tuple[bytes, JobState]]:
+        """Return the jobs as some member has them."""
+        view = next(iter(self.lives.values())).node.view
+        rows = view.scan(keys.JOB_STATE, keys.after(keys.JOB_STATE), 10_000)
+        return [(key, models.decode_job_state(raw)) for key, raw in rows]
+
+    def _paused(self) -> bool:
+        return any(state.status == "paused" for _, state in self._states())
+
     def _unfinished(self) -> str:
-        life = next(iter(self.lives.values()))
-        view = life.node.view
-        for key, raw in view.scan(keys.JOB_STATE, keys.after(keys.JOB_STATE), 10_000):
-            state = models.decode_job_state(raw)
+        for key, state in self._states():
             if state.live or state.waiting is not None:
                 return f"job {key[1:].hex()} has live runs: {state}"
+            if state.status == "paused":
+                return f"job {key[1:].hex()} is paused"
             if state.status == "scheduled" and not state.policy.manual:
                 return f"job {key[1:].hex()} is not finished: {state}"
         return ""

@@ -198,10 +198,11 @@ class Node:
 
 
 class Cluster:
-    """Three nodes on the loopback address, started by `cronclave dev`."""
+    """Some nodes on the loopback address, started by `cronclave dev`."""
 
-    def __init__(self, directory: Path, session: aiohttp.ClientSession) -> None:
+    def __init__(self, directory: Path, session: aiohttp.ClientSession, size: int = 3) -> None:
         self.directory = directory
+        self._size = size
         self.nodes: list[Node] = []
         self._session = session
         self._children: list[subprocess.Popen[bytes]] = []
@@ -211,7 +212,14 @@ class Cluster:
 
     async def start(self) -> None:
         """Start all nodes and wait until each is ready."""
-        arguments = ["dev", "--nodes", "3", "--no-samples", "--data", str(self.directory)]
+        arguments = [
+            "dev",
+            "--nodes",
+            str(self._size),
+            "--no-samples",
+            "--data",
+            str(self.directory),
+        ]
         launcher = self._spawn([*arguments, "--port", str(free_port())], "dev")
 
         async def listed() -> list[Any]:
@@ -222,7 +230,8 @@ class Cluster:
         entries = await until(listed, "dev.json is written", timeout_s=READY_S)
         assert entries != [None], f"cronclave dev ended with {launcher.returncode}"
         self.nodes = [Node(self._session, entry) for entry in entries]
-        assert [node.name for node in self.nodes] == ["n1", "n2", "n3"]
+        names = [f"n{number}" for number in range(1, self._size + 1)]
+        assert [node.name for node in self.nodes] == names
         await self.ready()
 
     async def restart(self, *nodes: Node, checkout: Path | None = None) -> None:
@@ -391,11 +400,11 @@ def _is_free(port: int) -> bool:
 
 
 @asynccontextmanager
-async def three_nodes(folder: Path) -> AsyncIterator[Cluster]:
+async def some_nodes(folder: Path, size: int) -> AsyncIterator[Cluster]:
     """Start a cluster whose data lies below `folder`; end all of it at the end."""
     timeout = aiohttp.ClientTimeout(total=REQUEST_S)
     async with aiohttp.ClientSession(timeout=timeout, trust_env=False) as session:
-        cluster = Cluster(folder / "cluster", session)
+        cluster = Cluster(folder / "cluster", session, size)
         try:
             await cluster.start()
             yield cluster
@@ -404,3 +413,10 @@ async def three_nodes(folder: Path) -> AsyncIterator[Cluster]:
             raise
         finally:
             cluster.close()
+
+
+@asynccontextmanager
+async def three_nodes(folder: Path) -> AsyncIterator[Cluster]:
+    """Start a cluster as a new user does."""
+    async with some_nodes(folder, 3) as cluster:
+        yield cluster

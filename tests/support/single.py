@@ -95,6 +95,7 @@ class SingleCluster:
         self.machine = Machine(self.view)
         self.effects = Effects()
         self.has_quorum = True
+        self.time_confirmed = True
         self.missing: list[str] = []
         # What the next proposals end with, None for what they would end with anyway.
         self.failures: list[ConsensusError | None] = []
@@ -106,6 +107,9 @@ class SingleCluster:
         self.left = 0
         self.refusal: str | None = None
         self._sequence = 0
+
+    def now_ms(self) -> int:
+        return self.environment.wall_ms()
 
     @property
     def applied_index(self) -> int:

@@ -211,3 +211,18 @@ def test_a_session_is_kept_while_its_batches_may_come_again(lab: Lab) -> None:
     lab.enter(batch(1, lab.heartbeat(), session=b"old" * 6))
     lab.pass_ms(BATCH_PATIENCE_MS)
     assert clean(lab, 0, 1 << 60).handled == 0
+
+
+def test_a_member_that_says_farewell_has_no_lease_and_nothing_left(lab: Lab) -> None:
+    """A lease that is over when it is granted can be ended at once, with all it covered."""
+    holder = lab.join()
+    job = lab.create()
+    lab.launch(holder, job)
+    farewell = lab.heartbeat(lease_ms=-1, slots=0, accepting=False)
+    lab.expect(Renewed, farewell)
+    assert lab.expect(Remaining, Expire(holder)) == Remaining(1, more=False)
+    assert lab.rows(keys.INCARNATION) == lab.rows(keys.LIVE) == {}
+    # A heartbeat that was under way meanwhile does not bring it back.
+    assert lab.expect(Refused, lab.heartbeat()).code == "lease_expired"
+    lab.join(2)
+    assert not lab.member().expired

@@ -64,3 +64,34 @@ def test_one_wrong_member_does_not_make_the_others_doubt() -> None:
     time.heard("n2", time.now_ms() + 5)
     time.heard("n3", time.now_ms() + 3_600_000)
     assert not time.suspect
+
+
+def test_a_machine_that_comes_up_is_trusted_when_a_majority_agrees_with_it() -> None:
+    """Its clock may have been set to anything while it was away; alone it launches nothing."""
+    environment = ManualEnvironment()
+    time = Timekeeper(environment, 500, others_min=1)
+    assert (time.confirmed, time.suspect) == (False, True)
+    assert time.heard("n2", time.now_ms() + 20)
+    assert (time.confirmed, time.suspect) == (True, False)
+    assert not time.heard("n2", time.now_ms() + 20)
+    environment.advance(11)
+    assert (time.confirmed, time.suspect) == (False, True)
+    assert time.heard("n2", time.now_ms())
+
+
+def test_the_time_of_the_cluster_is_what_the_median_says() -> None:
+    """A member whose clock is off knows by how much, and stamps nothing with it."""
+    time = Timekeeper(ManualEnvironment(), 500, others_min=1)
+    right_ms = time.now_ms() - 3_600_000
+    time.heard("n2", right_ms)
+    time.heard("n3", right_ms + 10)
+    assert time.suspect
+    assert abs(time.cluster_ms() - right_ms) <= 10
+
+
+def test_small_differences_are_no_reason_to_change_the_time() -> None:
+    """Within the permitted skew every member keeps its own time, which does not hop."""
+    time = Timekeeper(ManualEnvironment(), 500, others_min=1)
+    time.heard("n2", time.now_ms() + 100)
+    time.heard("n3", time.now_ms() + 200)
+    assert time.cluster_ms() == time.now_ms()
