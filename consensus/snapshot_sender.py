@@ -16,11 +16,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from consensus import frames
-from consensus.raft_types import RaftSettings
+from consensus.raft_types import PeerProgress, RaftSettings
 from consensus.snapshot_thread import SnapshotThread
 from consensus.snapshot_types import SnapshotCounts, SnapshotSource, SnapshotStream
 from storage.clock import Environment
@@ -133,11 +133,19 @@ class SnapshotSender:
 
     # --- What the driver says ---------------------------------------------------------
 
-    def look(self) -> None:
-        """End the transfers that have lasted too long, or whose member is silent."""
+    def look(self, progress: Mapping[str, PeerProgress]) -> None:
+        """End the transfers that have lasted too long, or whose member is silent or ready.
+
+        `progress` tells how far the members are: the last word of one that is ready may get
+        lost when it begins another life.
+        """
         now_s = self._environment.monotonic_s()
         for transfer in list(self._transfers.values()):
-            if now_s - transfer.heard_s > self._settings.snapshot_silence_s_max:
+            known = progress.get(transfer.member)
+            if known is not None and known.match_index >= transfer.stream.header.index:
+                self._counts.transfers_sent += 1
+                self._end(transfer, "the member goes on behind it")
+            elif now_s - transfer.heard_s > self._settings.snapshot_silence_s_max:
                 self._end(transfer, "the member has fallen silent")
             elif now_s - transfer.began_s > self._settings.snapshot_age_s_max:
                 self._refuse(transfer.member, transfer.snapshot, "it takes too long")

@@ -121,11 +121,11 @@ class Snapshots:
 
     def look(self) -> None:
         """Do what is due by time, or because this member leads no more."""
-        if self._sender is None:
+        if self._sender is None or not self._sender.sending:
             return
         if self._core().leads:
-            self._sender.look()
-        elif self._sender.sending:
+            self._sender.look(self._core().peer_progress())
+        else:
             self._sender.stop("this member leads no more")
 
     async def close(self) -> None:

@@ -338,3 +338,58 @@ def test_a_snapshot_that_is_not_ahead_ends_nothing(make: Make) -> None:
     receiver._position = lambda: 0
     scene.until(lambda: caught_up(scene, away, leader))
     scene.agree()
+
+
+@contextmanager
+def watched_streams() -> Iterator[list[MemoryStream]]:
+    """Collect every stream of a state that is opened, whoever sends it."""
+    opened: list[MemoryStream] = []
+    original = MemoryStream.__init__
+
+    def init(self: MemoryStream, *arguments: object) -> None:
+        original(self, *arguments)  # type: ignore[arg-type]
+        opened.append(self)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MemoryStream, "__init__", init)
+        yield opened
+
+
+def test_a_leader_that_leads_no_more_lets_the_state_go(make: Make) -> None:
+    """A read transaction that nobody ends would keep old pages for ever."""
+    with watched_streams() as opened:
+        scene = make(5, SLOW)
+        leader, (away,) = leave_behind(scene)
+        scene.until(lambda: scene.raft(leader).snapshots.sending)
+        scene.isolate(leader)
+        scene.until(lambda: not scene.raft(leader).is_leader)
+        scene.until(lambda: opened[0].closed)
+        assert scene.raft(leader).snapshots.sending == 0
+        scene.network.heal()
+        winner = scene.leader_name()
+        scene.until(lambda: caught_up(scene, away, winner))
+        scene.rest(1)
+        assert all(stream.closed for stream in opened)
+
+
+def test_a_transfer_that_takes_too_long_is_ended(make: Make) -> None:
+    """Its transaction keeps old pages, so it has a bound; the follower begins another."""
+    with watched_streams() as opened:
+        scene = make(settings=replace(SLOW, snapshot_age_s_max=1.0))
+        leader, (away,) = leave_behind(scene)
+        scene.until(lambda: len(opened) > 2)
+        assert [stream.closed for stream in opened[:2]] == [True, True]
+        assert scene.raft(away).snapshots.counts.transfers_failed == 0
+        assert scene.raft(leader).is_leader
+        assert installed(scene) == 0
+
+
+def test_a_member_that_stops_ends_its_transfers(make: Make) -> None:
+    """In order: nobody reads the state when `stop` has returned."""
+    with watched_streams() as opened:
+        scene = make(settings=SLOW)
+        leader, _ = leave_behind(scene)
+        scene.until(lambda: scene.raft(leader).snapshots.sending)
+        scene.loop.run_until_complete(scene.raft(leader).stop())
+        assert opened[0].closed
+        scene.lives.pop(leader)
