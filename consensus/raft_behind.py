@@ -40,8 +40,13 @@ class Behind:
     # Called whenever this member hears that it needs a snapshot; without one it stops.
     _on_behind: OnBehind | None
     _is_behind: bool = False
+    # Whether an append has matched this log in this life, and the highest commit index that
+    # a leader told of.
+    _in_step: bool = False
+    _told_commit: int = 0
 
     _SyncObj__raftState: int
+    _SyncObj__raftLastApplied: int
     _SyncObj__raftLeader: Any
     _SyncObj__raftElectionDeadline: float
     _SyncObj__transferInProgress: bool
@@ -76,7 +81,7 @@ class Behind:
                 f"{node.id} has entries only from {message.first_index} on, and this member "
                 "takes no snapshots."
             )
-        self._is_behind = True
+        self._is_behind, self._in_step = True, False
         self._on_behind(node.id)
 
     def _hear(self, node: Any, term: int) -> None:
@@ -92,10 +97,20 @@ class Behind:
         self._SyncObj__setState(FOLLOWER)
 
     def _goes_on(self) -> None:
-        """Take note that the logs have met again, so that no snapshot is needed."""
+        """Take note that this log and the leader's have met, so that no snapshot is needed."""
+        self._in_step = True
         if self._is_behind and self._on_behind is not None:
             self._is_behind = False
             self._on_behind(None)
+
+    @property
+    def lag(self) -> int | None:
+        """Return how many committed entries wait to be applied here; None if nobody knows."""
+        leads = self._SyncObj__raftState == LEADER
+        if not leads and not self._in_step:
+            return None
+        told = self._commit_known if leads else max(self._told_commit, self._commit_known)
+        return max(0, told - int(self._SyncObj__raftLastApplied))
 
     # --- Leader -----------------------------------------------------------------------
 

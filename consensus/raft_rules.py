@@ -123,6 +123,7 @@ class Rules(Behind):
         if self._is_stale(node, term):
             return
         self._election.heard(term, node.id, self._environment.monotonic_s())
+        self._told_commit = max(self._told_commit, message.commit_index)
         verified = message.prev_index + len(message.records)
         self._answering = (message.sequence, message.prev_index, verified)
         prev_index, prev_term, records = self._remainder(message)

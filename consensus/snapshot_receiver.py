@@ -148,12 +148,13 @@ class SnapshotReceiver:
         self._store(incoming)
 
     def aborted(self, member: str, message: frames.SnapshotAbort) -> None:
-        """Begin anew with the next heartbeat: the leader has lost the transfer."""
+        """Begin anew after a moment: the leader does not go on with the transfer."""
         incoming = self._incoming
         if self._committing or incoming is None:
             return
         if (incoming.member, incoming.snapshot) == (member, message.snapshot):
             logger.info("The snapshot from %s begins anew: %s.", member, message.reason)
+            self._not_before_s = self._environment.monotonic_s() + PAUSE_S
             self._drop()
 
     def close(self) -> None:

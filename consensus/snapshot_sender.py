@@ -24,6 +24,7 @@ from consensus.raft_types import PeerProgress, RaftSettings
 from consensus.snapshot_thread import SnapshotThread
 from consensus.snapshot_types import SnapshotCounts, SnapshotSource, SnapshotStream
 from storage.clock import Environment
+from storage.snapshot_format import SnapshotError
 
 logger = logging.getLogger(__name__)
 
@@ -217,7 +218,7 @@ class SnapshotSender:
         )  # fmt: skip
 
     def _refuse(self, member: str, snapshot: bytes, reason: str) -> None:
-        self._tell(member, frames.SnapshotAbort(snapshot, reason))
+        self._tell(member, frames.SnapshotAbort(snapshot, reason[: frames.REASON_CHARS_MAX]))
 
     # --- Chunks -----------------------------------------------------------------------
 
@@ -236,13 +237,19 @@ class SnapshotSender:
             and transfer.kept_bytes < self._settings.snapshot_window_bytes
         ):
             transfer.reading = True
-            self._thread.run(
-                transfer.stream.next_chunk, lambda read: self._take(transfer, read.result())
-            )
+            self._thread.run(transfer.stream.next_chunk, lambda read: self._take(transfer, read))
 
-    def _take(self, transfer: _Transfer, chunk: bytes | None) -> None:
+    def _take(self, transfer: _Transfer, read: asyncio.Future[bytes | None]) -> None:
         transfer.reading = False
         if self._transfers.get(transfer.member) is not transfer:
+            return
+        try:
+            chunk = read.result()
+        except SnapshotError as error:
+            # A state that cannot be sent is no reason to stop leading.
+            logger.exception("The snapshot for %s cannot be read.", transfer.member)
+            self._refuse(transfer.member, transfer.snapshot, str(error))
+            self._end(transfer, "it cannot be read")
             return
         if chunk is None:
             transfer.ended = True

@@ -47,6 +47,8 @@ class SnapshotThread:
         self, future: asyncio.Future[_T], done: Callable[[asyncio.Future[_T]], None] | None
     ) -> None:
         self._under_way.discard(future)
+        if future.cancelled():
+            return
         # Whoever began the piece may be gone, and its error with it.
         future.exception()
         self._guarded(done or _check, future)

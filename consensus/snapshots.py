@@ -68,6 +68,14 @@ class Snapshots:
         return self._receiver is not None and self._receiver.receiving
 
     @property
+    def lag(self) -> int | None:
+        """Return how many committed entries wait to be applied here.
+
+        None until the log is known to continue a leader's, and while a snapshot is needed.
+        """
+        return self._core().lag
+
+    @property
     def received_bytes(self) -> int:
         """Return how much of it is stored."""
         return 0 if self._receiver is None else self._receiver.received_bytes

@@ -216,6 +216,7 @@ class Node(Face):
         self.heartbeat = HeartbeatService(
             self, lease, self.timekeeper, environment, settings.heartbeat_ms,
             self._make_heartbeat, self._on_renewed, self._on_given_up, self._beat,
+            lambda: self.self_report.in_step,
         )  # fmt: skip
         self.reaper = Reaper(self, self.view, environment, settings.lease_ms)
         self.reaper.own = self._incarnation

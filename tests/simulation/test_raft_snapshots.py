@@ -126,6 +126,19 @@ def test_a_demand_for_a_snapshot_is_the_voice_of_a_leader(make: Make) -> None:
         hand.tell("n3", 4, frames.SnapshotRequired(90))
 
 
+def test_who_does_not_follow_the_log_does_not_know_how_far_it_is(make: Make) -> None:
+    """In step is who has matched an append in this life, and until a snapshot is needed."""
+    hand = make.hand((1, 1))
+    hand.connect()
+    assert hand.core.lag is None
+    hand.tell("n2", 1, frames.Append(1, 9, 1, 9, []))
+    assert hand.core.lag is None
+    hand.tell("n2", 1, frames.Append(2, 3, 1, 9, []))
+    assert hand.core.lag == 9
+    hand.tell("n2", 1, frames.SnapshotRequired(9))
+    assert hand.core.lag is None
+
+
 def test_an_append_that_matches_ends_the_need(make: Make) -> None:
     """Another leader whose log reaches further back goes on with the log."""
     hand = make.hand((1, 1))

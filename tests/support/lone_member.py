@@ -35,7 +35,7 @@ class LoneLog:
     has_quorum_contact = True
 
     def __init__(self, *, member: str, applied_index: int, apply: Any, **_: Any) -> None:
-        self.snapshots = SimpleNamespace(receiving=False, facts=dict)
+        self.snapshots = SimpleNamespace(receiving=False, facts=dict, lag=0)
         self.leader: str | None = member
         self.last_index = applied_index
         self._apply: Callable[[Sequence[Entry]], None] = apply
