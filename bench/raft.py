@@ -20,6 +20,7 @@ from tempfile import TemporaryDirectory
 import uvloop
 
 from consensus.certificates import contexts, create_authority, issue_member
+from consensus.configuration import first_configuration
 from consensus.driver import Raft
 from consensus.peers import PeerNetwork
 from consensus.raft_types import Entry, Journal, RaftSettings
@@ -29,6 +30,8 @@ from storage.journal_format import Batch
 from storage.memory_journal import MemoryDisk, MemoryJournal
 
 NAMES = ("a", "b", "c")
+# Where the members are is known only when they listen.
+BOOTSTRAP = first_configuration(dict.fromkeys(NAMES, ""))
 COMMAND = b"x" * 1024
 IN_FLIGHT = 64
 
@@ -42,9 +45,7 @@ class Member:
         self.network = PeerNetwork(
             member=name,
             cluster="bench",
-            voters=frozenset(NAMES),
             listen=("127.0.0.1", 0),
-            addresses={},
             tls=contexts(root / "keys" / name) if tls else None,
             environment=environment,
             settings=settings,
@@ -58,7 +59,7 @@ class Member:
         self.leads = asyncio.Event()
         self.raft = Raft(
             member=name,
-            voters=frozenset(NAMES),
+            bootstrap=BOOTSTRAP,
             cluster="bench",
             journal=journal,
             network=self.network,
@@ -136,9 +137,9 @@ async def measure(root: Path, *, seconds: float, tls: bool, memory: bool) -> Non
     members = [Member(name, root, tls=tls, memory=memory) for name in NAMES]
     for member in members:
         await member.raft.start()
-    addresses = {n: ("127.0.0.1", m.network.port) for n, m in zip(NAMES, members, strict=True)}
+    addresses = {n: f"127.0.0.1:{m.network.port}" for n, m in zip(NAMES, members, strict=True)}
     for member in members:
-        member.network.set_addresses(addresses)
+        member.network.set_peers(addresses)
     began = time.perf_counter()
     waits = [asyncio.create_task(member.leads.wait()) for member in members]
     await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

@@ -18,7 +18,7 @@ from pathlib import Path
 from chaos.harm import Harm
 from tests.support.cluster import Cluster, some_nodes
 from tests.support.histories import Operation, Outcome, summary
-from tests.support.job_clients import JobClients
+from tests.support.job_clients import JobClients, careful_session
 from tests.support.linearizability import NotLinearizable, Undecided, check
 
 CLIENTS = 10
@@ -32,17 +32,21 @@ async def campaign(
     harm = Harm(cluster, random.Random(seed + 1), every_s)
     # Now and then a member is asked that is dead or does not answer, as in life.
     chance = random.Random(seed)
-    clients = JobClients(
-        lambda: cluster.nodes if chance.random() < 0.05 else harm.usable, chance, jobs=JOBS
-    )
-    working = asyncio.create_task(clients.run(CLIENTS))
-    try:
-        await harm.run(seconds)
-    finally:
-        clients.stop()
-        await working
-    await cluster.ready()
-    await clients.read_all()
+    async with careful_session() as session:
+        clients = JobClients(
+            session,
+            lambda: cluster.nodes if chance.random() < 0.05 else harm.usable,
+            chance,
+            jobs=JOBS,
+        )
+        working = asyncio.create_task(clients.run(CLIENTS))
+        try:
+            await harm.run(seconds)
+        finally:
+            clients.stop()
+            await working
+        await cluster.ready()
+        await clients.read_all()
     return clients.operations, harm
 
 

@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 from consensus import frames
+from consensus.admission import check_seat, own_seat, promote
+from consensus.configuration import Configuration, Seat
 from consensus.raft import RaftCore
 from consensus.raft_listener import GuardedListener
 from consensus.raft_log import RaftLog
@@ -30,9 +32,9 @@ from consensus.raft_types import (
     Journal,
     Network,
     NotLeader,
-    PeerProgress,
     RaftSettings,
 )
+from consensus.raft_view import RaftView
 from consensus.raft_writer import JournalWriter
 from consensus.read_rounds import Answer, ReadRounds
 from consensus.snapshot_types import SnapshotPorts, SnapshotReady
@@ -43,13 +45,17 @@ from storage.clock import Environment
 logger = logging.getLogger(__name__)
 
 
-class Raft:
+class Raft(RaftView):
     """One member of a consensus group; all methods belong to the event loop's thread.
 
     `apply` gets newly committed entries in order, each exactly once per process, beginning
     behind `applied_index`; it must not raise. `receive` gets messages that other members
     sent with `send`. `on_leadership` hears when this member begins and ceases to lead.
     `on_fatal` is called once, with the reason, when the member cannot go on.
+
+    `bootstrap` is the first configuration of the cluster, the same on all its first members.
+    The journal remembers it; from then on the journal and the log say who belongs together. A
+    member that has joined later has none, and its journal was given one.
 
     The journal is opened and closed by the caller. `writer` runs its transactions; without
     one, a thread of its own does. `snapshots` is where a state comes from for members that
@@ -58,14 +64,14 @@ class Raft:
 
     Raises:
         JournalDamaged: journal and `applied_index` contradict each other.
-        ValueError: `member` is not one of `voters`.
+        MemberRemoved: `member` has no seat in the cluster.
     """
 
     def __init__(
         self,
         *,
         member: str,
-        voters: frozenset[str],
+        bootstrap: Configuration | None,
         cluster: str,
         journal: Journal,
         network: Network,
@@ -79,19 +85,17 @@ class Raft:
         writer: Executor | None = None,
         snapshots: SnapshotPorts | None = None,
     ) -> None:
-        if member not in voters:
-            raise ValueError(f"Member {member!r} is none of the voters {sorted(voters)}.")
         self._network = network
         self._environment = environment
         self._settings = settings
         self._apply = apply
         self._on_leadership = on_leadership
         self._on_fatal = on_fatal
-        self._log = RaftLog(journal, settings, applied_index)
+        self._log = RaftLog(journal, settings, applied_index, bootstrap)
         self._writer = JournalWriter(journal, self._log, environment, writer, self._end_write)
+        self._seat = own_seat(member, self._log, applied_index, bootstrap)
         self._transport = Transport(
-            member=member,
-            voters=voters,
+            seat=self._seat,
             cluster=cluster,
             journal=journal,
             log=self._log,
@@ -104,7 +108,6 @@ class Raft:
         )  # fmt: skip
         self._core = RaftCore(
             member=member,
-            voters=voters,
             log=self._log,
             post=self._transport.post,
             environment=environment,
@@ -121,6 +124,7 @@ class Raft:
         self._led_term = 0
         self._in_flight = InFlight(settings)
         self._transfer = Transfer()
+        self._peers: dict[str, Seat] = {}
 
     # --- Life -------------------------------------------------------------------------
 
@@ -130,8 +134,11 @@ class Raft:
             return
         self._running = True
         self._loop = asyncio.get_running_loop()
+        self._follow_peers()
         await self._network.start(
-            GuardedListener(self.guarded, self._transport, self._log, self._wake)
+            GuardedListener(
+                self.guarded, self._transport, self._log, self._wake, self._core, self._seat
+            )
         )
         self._wake()
 
@@ -167,8 +174,7 @@ class Raft:
             Overloaded: too much is in flight already.
             ValueError: the command is empty.
         """
-        if not self.is_leader or self._transfer.under_way:
-            raise NotLeader(None if self.is_leader else self.leader)
+        self._check_leads()
         if not command:
             raise ValueError("An empty command cannot be told from an entry without one.")
         if len(command) > self._settings.entry_bytes_max:
@@ -181,6 +187,25 @@ class Raft:
         self._in_flight.add(index, len(command))
         self._wake()
         return index
+
+    def change(self, after: Configuration) -> int:
+        """Append a new configuration of the cluster and return its index.
+
+        It is in force at once and counts when it is committed. A learner needs no further
+        change: the leader makes it a voter when it has caught up.
+
+        Raises:
+            NotLeader: another member leads, or nobody does.
+            ChangeRefused: it must not follow on the present one, or not now.
+        """
+        self._check_leads()
+        index = self._core.change(after)
+        self._wake()
+        return index
+
+    def _check_leads(self) -> None:
+        if not self.is_leader or self._transfer.under_way:
+            raise NotLeader(None if self.is_leader else self.leader)
 
     def confirm_read(self, answer: Answer) -> None:
         """Call `answer` with the index that a reader has to wait for, or with None.
@@ -222,7 +247,7 @@ class Raft:
         """
         if not self.is_leader:
             raise NotLeader(self.leader)
-        if member is not None and member not in self._core.other_members:
+        if member is not None and member not in self._core.other_voters:
             raise ValueError(f"Leadership cannot go to {member!r}, which is no other voter.")
         deadline_s = self._environment.monotonic_s() + self._settings.election_max_s
         self._transfer.begin(member, deadline_s)
@@ -234,67 +259,6 @@ class Raft:
         The tail stays that the settings ask for, so that short absences need no snapshot.
         """
         self._log.trim(min(index, self.applied_index), self.snapshots.held_index())
-
-    # --- What it knows ----------------------------------------------------------------
-
-    @property
-    def is_leader(self) -> bool:
-        """Tell whether this member believes that it leads; another may, in a newer term."""
-        return self._running and self._core.leads
-
-    @property
-    def leader(self) -> str | None:
-        """Return who is believed to lead, or None."""
-        return self._core.leader if self._running else None
-
-    @property
-    def term(self) -> int:
-        """Return the current term, durable or not."""
-        return self._core.term
-
-    @property
-    def commit_index(self) -> int:
-        """Return the highest index known to be committed and durable here."""
-        return self._core.commit_index
-
-    @property
-    def applied_index(self) -> int:
-        """Return the highest index that `apply` has returned from."""
-        return self._core.applied_index
-
-    @property
-    def first_index(self) -> int:
-        """Return the oldest index in the log."""
-        return self._log.first_index
-
-    @property
-    def last_index(self) -> int:
-        """Return the newest index in the log, durable or not."""
-        return self._log.last_index
-
-    @property
-    def connected(self) -> frozenset[str]:
-        """Return the members with whom messages can be exchanged."""
-        return self._transport.connected
-
-    @property
-    def has_quorum_contact(self) -> bool:
-        """Tell whether a majority answered this leader, or a leader was heard, lately.
-
-        Lately is within the longest election timeout.
-        """
-        now_s, within_s = self._environment.monotonic_s(), self._settings.election_max_s
-        return self._running and self._core.quorum_contact(now_s, within_s)
-
-    @property
-    def in_flight_entries(self) -> int:
-        """Return how many entries are in the log and not yet applied."""
-        return self.last_index - self.applied_index
-
-    @property
-    def progress(self) -> Mapping[str, PeerProgress]:
-        """Return how far the other members are; empty unless this member leads."""
-        return self._core.peer_progress() if self.is_leader else {}
 
     # --- Turns ------------------------------------------------------------------------
 
@@ -325,11 +289,22 @@ class Raft:
         if self._reads.advance():
             self._wake()
         self._transfer.pursue(now_s, leads=self._core.leads, ask=self._core.transfer)
+        if not self._transfer.under_way:
+            promote(self._core)
+        self._follow_peers()
         self._writer.begin()
         self._notice_leadership()
         self.snapshots.look()
         self._apply_committed()
         self._arm()
+
+    def _follow_peers(self) -> None:
+        """Let network and sessions follow the configuration."""
+        peers = self._core.peers
+        if peers != self._peers:
+            self._peers = peers
+            self._transport.set_peers(peers)
+            self._network.set_peers({name: seat.address for name, seat in peers.items()})
 
     def _apply_committed(self) -> None:
         entries = self._core.committed()
@@ -339,6 +314,7 @@ class Raft:
         last = entries[-1].index
         self._core.applied(last)
         self._in_flight.landed(last)
+        check_seat(self._core, self._seat)
         if last < self._core.commit_index:
             self._wake()
 

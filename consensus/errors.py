@@ -21,3 +21,7 @@ class OutcomeUnknown(ConsensusError):
 
 class CommandTooLarge(ConsensusError):
     """The command does not fit into a log entry. It was not applied."""
+
+
+class ChangeRefused(ConsensusError):
+    """The leader does not change the members this way, or not now; the text says why."""

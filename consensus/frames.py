@@ -22,6 +22,7 @@ from storage.snapshot_format import CHUNK_BYTES_MAX
 WIRE_MINIMUM, WIRE_VERSION = features.MINIMUM, features.CURRENT
 
 NAME_CHARS_MAX = 128
+ADDRESS_CHARS_MAX = 300
 REASON_CHARS_MAX = 1000
 RECORDS_MAX = 65_536
 
@@ -45,13 +46,16 @@ class _Message(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
 class Hello(_Message, frozen=True, tag=0):
     """Open a session: the first frame of a connection, in both directions.
 
-    It says which levels the sender speaks: from its envelope's version to `highest`. It and
-    a refusal have to be read by all releases, and so they never change.
+    It says which levels the sender speaks: from its envelope's version to `highest`. With
+    `seat_id` the disk is remembered for the seat that its member holds, and for no other
+    that its name has had or will have. It and a refusal have to be read by all releases, and
+    so they never change.
     """
 
     disk_id: Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
     last_index: Number
     highest: Number = 1
+    seat_id: Annotated[bytes, msgspec.Meta(max_length=16)] = b""
 
 
 class Append(_Message, frozen=True, tag=1):
@@ -239,28 +243,11 @@ def _check_records(term: int, message: Append) -> None:
         last_index, last_term = index, record_term
 
 
-def encode_membership(operation: str, member: str) -> bytes:
-    """Return the content of a log entry that adds (`add`) or removes (`rem`) a member."""
-    return _encoder.encode((operation, member))
-
-
-def decode_membership(content: bytes) -> tuple[str, str]:
-    """Return operation and member of such an entry.
-
-    Raises:
-        FrameError: the content is none.
-    """
-    try:
-        return msgspec.msgpack.decode(content, type=tuple[str, str])
-    except _NOT_DECODED as error:
-        raise FrameError(f"The membership entry cannot be read: {error}") from error
-
-
 class Greeting(msgspec.Struct, frozen=True, array_like=True):
     """The first bytes of a connection: who dials, whom it means to reach, what it speaks.
 
-    Both hands are read by all releases: they may grow at their end, and what is surplus is
-    ignored.
+    For the last three fields see `consensus.raft_types.Introduction`. Both hands are read by
+    all releases: they may grow at their end, and what is surplus is ignored.
     """
 
     wire_version: Number
@@ -268,14 +255,21 @@ class Greeting(msgspec.Struct, frozen=True, array_like=True):
     sender: Name
     receiver: Name
     wire_minimum: Number = 1
+    seat_id: Annotated[bytes, msgspec.Meta(max_length=16)] = b""
+    configuration: Number = 0
+    address: Annotated[str, msgspec.Meta(max_length=ADDRESS_CHARS_MAX)] = ""
 
 
 class Welcome(msgspec.Struct, frozen=True, array_like=True):
-    """The only bytes that come back: who was reached, and why not, if it does not listen."""
+    """The only bytes that come back: who was reached, and why not, if it does not listen.
+
+    `removed` says that the dialer has no seat in the cluster any more.
+    """
 
     cluster: Name
     member: Name
     refusal: Annotated[str, msgspec.Meta(max_length=REASON_CHARS_MAX)]
+    removed: bool = False
 
 
 _Hand = TypeVar("_Hand", Greeting, Welcome)

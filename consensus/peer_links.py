@@ -11,7 +11,7 @@ import struct
 from typing import Protocol, cast
 
 from consensus import frames
-from consensus.raft_types import RaftSettings
+from consensus.raft_types import Introduction, RaftSettings
 
 HEADER = struct.Struct(">I")
 HANDSHAKE_S_MAX = 2.0
@@ -19,7 +19,14 @@ HANDSHAKE_BYTES_MAX = 4096
 
 
 class PeerRefused(Exception):
-    """The other end is not who it has to be, or does not take us for a member."""
+    """The other end is not who it has to be, or does not take us for a member.
+
+    `removed` says that one of the two has no seat in the cluster any more.
+    """
+
+    def __init__(self, reason: str, *, removed: bool = False) -> None:
+        super().__init__(reason)
+        self.removed = removed
 
 
 class Network(Protocol):
@@ -32,6 +39,8 @@ class Network(Protocol):
     def admit_stranger(self, link: Accepted) -> None: ...
     def identify(self, transport: asyncio.BaseTransport) -> str | None: ...
     def greet(self, link: Accepted, proven: str | None, greeting: frames.Greeting) -> str: ...
+    def introduction(self) -> Introduction: ...
+    def told_removed(self, member: str, reason: str) -> None: ...
     def ready(self, member: str) -> None: ...
     def received(self, link: Accepted, member: str, frame: bytes) -> None: ...
     def lost(self, link: Accepted | Dialed) -> None: ...
@@ -54,7 +63,7 @@ class _Link(asyncio.Protocol):
         try:
             self.begin()
         except PeerRefused as refusal:
-            self.refuse(str(refusal))
+            self.refuse(refusal)
 
     def data_received(self, data: bytes) -> None:
         self._buffer += data
@@ -62,15 +71,17 @@ class _Link(asyncio.Protocol):
         while len(self._buffer) - consumed >= HEADER.size and not self._transport.is_closing():
             (size,) = HEADER.unpack_from(self._buffer, consumed)
             if size > self._bytes_max:
-                self.refuse(f"A frame of {size} bytes exceeds {self._bytes_max}.")
+                self.refuse(PeerRefused(f"A frame of {size} bytes exceeds {self._bytes_max}."))
                 break
             end = consumed + HEADER.size + size
             if end > len(self._buffer):
                 break
             try:
                 self.frame(bytes(self._buffer[consumed + HEADER.size : end]))
-            except (PeerRefused, frames.FrameError) as refusal:
-                self.refuse(str(refusal))
+            except PeerRefused as refusal:
+                self.refuse(refusal)
+            except frames.FrameError as error:
+                self.refuse(PeerRefused(str(error)))
             consumed = end
         del self._buffer[:consumed]
 
@@ -96,7 +107,7 @@ class _Link(asyncio.Protocol):
         """Take one frame."""
         raise NotImplementedError
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, refusal: PeerRefused) -> None:
         """Close the connection for a reason."""
         raise NotImplementedError
 
@@ -125,14 +136,16 @@ class Accepted(_Link):
         self._member = member
         self._network.ready(member)
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, refusal: PeerRefused) -> None:
         if self._member is None:
-            self._answer(reason)
+            self._answer(str(refusal), removed=refusal.removed)
         self._transport.close()
 
-    def _answer(self, refusal: str) -> None:
+    def _answer(self, refusal: str, *, removed: bool = False) -> None:
         reason = refusal[: frames.REASON_CHARS_MAX]
-        welcome = frames.Welcome(self._network.cluster, self._network.member, reason)
+        welcome = frames.Welcome(
+            self._network.cluster, self._network.member, reason, removed=removed
+        )
         content = frames.encode_hand(welcome)
         self._transport.write(HEADER.pack(len(content)) + content)
 
@@ -160,34 +173,38 @@ class Dialed(_Link):
         proven = self._network.identify(self._transport)
         if proven not in (None, self._member):
             raise PeerRefused(f"At its address {proven!r} answers.")
-        self.send(
-            frames.encode_hand(
-                frames.Greeting(
-                    frames.WIRE_VERSION,
-                    self._network.cluster,
-                    self._network.member,
-                    self._member,
-                    frames.WIRE_MINIMUM,
-                )
-            )
+        introduction = self._network.introduction()
+        greeting = frames.Greeting(
+            frames.WIRE_VERSION,
+            self._network.cluster,
+            self._network.member,
+            self._member,
+            frames.WIRE_MINIMUM,
+            seat_id=introduction.seat_id,
+            configuration=introduction.configuration,
+            address=introduction.address,
         )
+        self.send(frames.encode_hand(greeting))
 
     def frame(self, content: bytes) -> None:
         if self.welcomed.done():
             raise PeerRefused("It speaks where it should listen.")
         welcome = frames.decode_hand(content, frames.Welcome)
+        ours = (welcome.cluster, welcome.member) == (self._network.cluster, self._member)
         if welcome.refusal:
+            if welcome.removed and ours:
+                self._network.told_removed(self._member, welcome.refusal)
             raise PeerRefused(f"It refuses: {welcome.refusal}")
-        if (welcome.cluster, welcome.member) != (self._network.cluster, self._member):
+        if not ours:
             raise PeerRefused(
                 f"At its address member {welcome.member!r} of {welcome.cluster!r} answers."
             )
         self.shaken()
         self.welcomed.set_result(None)
 
-    def refuse(self, reason: str) -> None:
+    def refuse(self, refusal: PeerRefused) -> None:
         if not self.welcomed.done():
-            self.welcomed.set_exception(PeerRefused(reason))
+            self.welcomed.set_exception(refusal)
         self.abort()
 
     def connection_lost(self, error: Exception | None) -> None:

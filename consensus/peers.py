@@ -21,8 +21,9 @@ from collections.abc import Mapping
 
 from consensus import features, frames
 from consensus.certificates import CertificateError, peer_member
+from consensus.configuration import split_address
 from consensus.peer_links import Accepted, Dialed, PeerRefused
-from consensus.raft_types import Listener, RaftSettings
+from consensus.raft_types import Introduction, Listener, RaftSettings
 from storage.clock import Environment
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,8 @@ SILENCE_MS_MAX = 4000
 class PeerNetwork:
     """One member's connections to all others (`consensus.raft_types.Network`).
 
-    `listen` is bound at `start`; port 0 takes a free one, see `port`. Without `tls` nothing
+    `listen` is bound at `start`; port 0 takes a free one, see `port`. `set_peers` says whom
+    to dial; whom to let in is asked of the listener. Without `tls` nothing
     is encrypted and nobody is proven, which is for tests on the loopback interface.
     """
 
@@ -51,9 +53,7 @@ class PeerNetwork:
         *,
         member: str,
         cluster: str,
-        voters: frozenset[str],
         listen: Address,
-        addresses: Mapping[str, Address],
         tls: Tls | None,
         environment: Environment,
         settings: RaftSettings,
@@ -61,15 +61,14 @@ class PeerNetwork:
         self.member = member
         self.cluster = cluster
         self.settings = settings
-        self._voters = voters
         self._listen = listen
-        self._addresses = dict(addresses)
+        self._addresses: dict[str, str] = {}
         self._tls = tls
         self._environment = environment
         self._server: asyncio.Server | None = None
         self._dialers: dict[str, asyncio.Task[None]] = {}
         # Set when it is worth trying a member again at once.
-        self._hints = {name: asyncio.Event() for name in voters - {member}}
+        self._hints: dict[str, asyncio.Event] = {}
         self._strangers: set[Accepted] = set()
         self._accepted: dict[str, Accepted] = {}
         self._dialed: dict[str, Dialed] = {}
@@ -99,6 +98,7 @@ class PeerNetwork:
         )
         for name in sorted(self._hints):
             self._dialers[name] = loop.create_task(self._keep_dialing(name))
+        self._loop = loop
 
     async def stop(self) -> None:
         """Close every connection. May be repeated."""
@@ -114,14 +114,29 @@ class PeerNetwork:
             await self._server.wait_closed()
             self._server = None
 
-    def set_addresses(self, addresses: Mapping[str, Address]) -> None:
-        """Dial members at these addresses from now on; where one changed, at once."""
-        changed = [n for n in self._hints if addresses.get(n) != self._addresses.get(n)]
-        self._addresses = dict(addresses)
-        for name in changed:
-            self._hints[name].set()
+    def set_peers(self, addresses: Mapping[str, str]) -> None:
+        """Dial these members from now on, and no others; where an address changed, at once."""
+        wanted = {n: address for n, address in addresses.items() if n != self.member}
+        for name in self._hints.keys() - wanted.keys():
+            self._forget(name)
+        for name, address in sorted(wanted.items()):
+            if self._addresses.get(name) == address:
+                continue
+            self._addresses[name] = address
             if name in self._dialed:
                 self._dialed[name].abort()
+            self._hints.setdefault(name, asyncio.Event()).set()
+            if self._server is not None and name not in self._dialers:
+                self._dialers[name] = self._loop.create_task(self._keep_dialing(name))
+
+    def _forget(self, member: str) -> None:
+        del self._hints[member]
+        del self._addresses[member]
+        if (dialer := self._dialers.pop(member, None)) is not None:
+            dialer.cancel()
+        for link in (self._accepted.get(member), self._dialed.get(member)):
+            if link is not None:
+                link.abort()
 
     # --- Frames -----------------------------------------------------------------------
 
@@ -190,15 +205,28 @@ class PeerNetwork:
                 f"This is member {self.member!r} of cluster {self.cluster!r}, not "
                 f"{greeting.receiver!r} of {greeting.cluster!r}."
             )
-        if sender not in self._hints or proven not in (None, sender):
+        if proven not in (None, sender):
             raise PeerRefused(f"{sender!r} is not admitted (its certificate names {proven!r}).")
+        introduction = Introduction(greeting.seat_id, greeting.configuration, greeting.address)
+        rejection = self._listener.judge(sender, introduction)
+        if rejection is not None:
+            raise PeerRefused(rejection.reason, removed=rejection.removed)
         self._strangers.discard(link)
         before = self._accepted.get(sender)
         self._accepted[sender] = link
         if before is not None:
             before.abort()
-        self._hints[sender].set()
+        if sender in self._hints:
+            self._hints[sender].set()
         return sender
+
+    def introduction(self) -> Introduction:
+        """Return what to say to the members that are dialed."""
+        return self._listener.introduction()
+
+    def told_removed(self, member: str, reason: str) -> None:
+        """Tell the listener that it has lost its seat."""
+        self._listener.removed(member, reason)
 
     def ready(self, member: str) -> None:
         """Tell the listener if both directions to a member are up now."""
@@ -237,7 +265,10 @@ class PeerNetwork:
         """Keep one connection to a member up, for as long as this member lives."""
         complaint = ""
         while True:
-            self._hints[member].clear()
+            hint = self._hints.get(member)
+            if hint is None:
+                return
+            hint.clear()
             try:
                 link = await self._dial(member)
             except (OSError, TimeoutError, PeerRefused) as error:
@@ -247,12 +278,12 @@ class PeerNetwork:
             else:
                 complaint = ""
                 await asyncio.wait([link.closed])
-            await self._pause(member)
+            await self._pause(hint)
 
     async def _dial(self, member: str) -> Dialed:
-        address = self._addresses.get(member)
+        address = split_address(self._addresses[member])
         if address is None:
-            raise PeerRefused("No address is known.")
+            raise PeerRefused(f"Its address {self._addresses[member]!r} is none.")
         async with asyncio.timeout(CONNECT_S_MAX):
             loop = asyncio.get_running_loop()
             transport, link = await loop.create_connection(
@@ -268,11 +299,11 @@ class PeerNetwork:
         self.ready(member)
         return link
 
-    async def _pause(self, member: str) -> None:
+    async def _pause(self, hint: asyncio.Event) -> None:
         spread_s = (RETRY_S_MAX - RETRY_S_MIN) * self._environment.random.random()
         try:
             async with asyncio.timeout(RETRY_S_MIN + spread_s):
-                await self._hints[member].wait()
+                await hint.wait()
         except TimeoutError:
             return
 

@@ -30,16 +30,14 @@ from consensus.raft_election import Election
 from consensus.raft_log import RaftLog
 from consensus.raft_progress import Progress
 from consensus.raft_rules import Post, Rules
-from consensus.raft_seams import LogSeam, NoPoller
-from consensus.raft_types import MIB, Entry, PeerProgress, RaftSettings
+from consensus.raft_seams import REGULAR, LogSeam, NoPoller, entry_of
+from consensus.raft_types import MIB, Entry, RaftSettings
 from storage.clock import Environment
 from storage.invariant import invariant
 from storage.journal_format import LogRecord
 
 LIBRARY_SHA256 = "e8bdf06797085d734df86e24ab4802fe87893dff77268565ec036f7ad4a1cfe4"
 
-REGULAR = library._COMMAND_TYPE.REGULAR
-MEMBERSHIP = library._COMMAND_TYPE.MEMBERSHIP
 _NEVER = float("-inf")
 
 
@@ -114,7 +112,6 @@ class RaftCore(Rules, library.SyncObj):  # type: ignore[misc]
         self,
         *,
         member: str,
-        voters: frozenset[str],
         log: RaftLog,
         post: Post,
         environment: Environment,
@@ -128,13 +125,17 @@ class RaftCore(Rules, library.SyncObj):  # type: ignore[misc]
         self._post = post
         self._environment = environment
         self._settings = settings
-        self._election = Election(member, voters)
-        self._nodes = {name: Member(name) for name in sorted(voters)}
-        self._others = [node for name, node in self._nodes.items() if name != member]
+        self._member = member
+        self._election = Election(member, log.configurations.current[1].voters)
+        self._make_node = Member
+        self._nodes = {member: Member(member)}
+        self._others = []
         self._progress = {}
+        self._rounds = {}
+        self._guests = {}
         self._progress_term = self._sequence = 0
         self._answering = (0, 0, 0)
-        self._transfer_campaign = False
+        self._transfer_campaign = self._barred = False
         # A leader whose disk does not answer falls silent, so that another may take over.
         self.silent = False
         self._commit = 0
@@ -143,13 +144,14 @@ class RaftCore(Rules, library.SyncObj):  # type: ignore[misc]
         self._enter()
         super().__init__(
             self._nodes[member],
-            self._others,
+            [],
             conf=_configure(settings),
             nodeClass=Member,
             transport=_TransportSeam(self._translate),
         )
         self._poller = NoPoller()
         self._SyncObj__raftLastApplied = applied_index
+        self._adopt()
 
     def _enter(self) -> None:
         use_clock(self._environment)
@@ -181,20 +183,6 @@ class RaftCore(Rules, library.SyncObj):  # type: ignore[misc]
     def applied_index(self) -> int:
         return int(self._SyncObj__raftLastApplied)
 
-    @property
-    def other_members(self) -> list[str]:
-        return [node.id for node in self._others]
-
-    def peer_progress(self) -> dict[str, PeerProgress]:
-        """Return how far each follower's log is known to agree with this leader's."""
-        match_index = self._SyncObj__raftMatchIndex
-        return {
-            name: PeerProgress(
-                match_index=match_index[self._nodes[name]], last_contact_s=progress.answered_s
-            )
-            for name, progress in self._progress.items()
-        }
-
     def next_deadline_s(self) -> float:
         """Return when the next tick is due although nothing happens until then."""
         if not self.leads:
@@ -208,16 +196,18 @@ class RaftCore(Rules, library.SyncObj):  # type: ignore[misc]
     def tick(self) -> None:
         """Let the library act on what arrived and on the time."""
         self._enter()
+        self._barred = False
         self._gate_campaign()
         # What there is to say is known per follower, so look with every tick.
         self._SyncObj__newAppendEntriesTime = _NEVER
         self._onTick(0.0)
+        self._adopt()
 
-    def propose(self, command: bytes) -> int:
+    def propose(self, command: bytes, kind: int = REGULAR) -> int:
         """Append a command as leader and return its index."""
         self._enter()
         index = self._log.last_index + 1
-        self._applyCommand(command, None, REGULAR)
+        self._applyCommand(command, None, kind)
         self._checkCommandsToApply()
         invariant(
             self._log.last_index == index,
@@ -237,10 +227,7 @@ class RaftCore(Rules, library.SyncObj):  # type: ignore[misc]
         if first > self._commit:
             return []
         last = min(self._commit, first + self._settings.apply_entries_max - 1)
-        records = self._log.read(first, last, self._settings.apply_bytes_max)
-        return [
-            Entry(index=i, term=t, command=p[1:] if p[0] == REGULAR else b"") for p, i, t in records
-        ]
+        return [entry_of(r) for r in self._log.read(first, last, self._settings.apply_bytes_max)]
 
     def applied(self, index: int) -> None:
         """Take note that entries up to `index` are applied."""
@@ -250,18 +237,19 @@ class RaftCore(Rules, library.SyncObj):  # type: ignore[misc]
         """Act on one message of a member, see `Rules.receive`."""
         self._enter()
         super().receive(member, term, message)
+        self._adopt()
 
     def connected(self, member: str) -> None:
         """A session with a member is open; whatever was under way before it is lost."""
         self._enter()
-        self._SyncObj__onNodeConnected(self._nodes[member])
-        if self.leads:
-            node = self._nodes[member]
+        node = self._node_of(member)
+        self._SyncObj__onNodeConnected(node)
+        if self.leads and member in self._progress and not self.is_guest(member):
             self._start_over(node, self._next_after(self._SyncObj__raftMatchIndex[node]))
 
     def disconnected(self, member: str) -> None:
         """The session with a member is closed."""
-        self._SyncObj__onNodeDisconnected(self._nodes[member])
+        self._SyncObj__onNodeDisconnected(self._node_of(member))
 
     def transfer(self, member: str | None) -> bool:
         """Ask a follower that has everything to take over; False if there is none (E8)."""
@@ -275,6 +263,8 @@ class RaftCore(Rules, library.SyncObj):  # type: ignore[misc]
 
     def _translate(self, member: str, message: dict[str, Any]) -> None:
         """Post what the library itself says; everything else it could say has an override."""
+        if self.is_guest(member):
+            return
         node = self._nodes[member]
         match message["type"]:
             case "request_vote":
@@ -316,13 +306,20 @@ class RaftCore(Rules, library.SyncObj):  # type: ignore[misc]
             index=index,
             last_index=self._log.last_index,
         )
-        self._commit_known = max(self._commit_known, index)
+        counted = self._countable(index) if self.leads else index
+        self._commit_known = max(self._commit_known, counted)
         self.durable()
 
     def _SyncObj__generateRaftTimeout(self) -> float:
         """T11: chance comes from the environment, so that a simulated run can be repeated."""
         spread_s = self._settings.election_max_s - self._settings.election_min_s
         return self._settings.election_min_s + spread_s * self._environment.random.random()
+
+    def _SyncObj__connectedToAnyone(self) -> bool:
+        """E5, E7: the last thing the library asks before it campaigns."""
+        return not self._barred and bool(
+            self._SyncObj__connectedNodes or not self._SyncObj__otherNodes
+        )
 
     def _SyncObj__getEntries(
         self, fromIDx: int | None, count: int | None = None, maxSizeBytes: int | None = None
@@ -367,11 +364,8 @@ class RaftCore(Rules, library.SyncObj):  # type: ignore[misc]
         """A1, A2, A9, R6: entries are applied by the driver, in batches, after messages left."""
         return False
 
-    def _SyncObj__parseChangeClusterRequest(self, command: bytes) -> tuple[str, str] | None:
-        """T1: membership entries have our own encoding; nothing is ever unpickled."""
-        if command[0] != MEMBERSHIP:
-            return None
-        return frames.decode_membership(command[1:])
+    def _SyncObj__parseChangeClusterRequest(self, command: bytes) -> None:
+        """E1, E2, T1: the library changes no members and unpickles nothing; see `_adopt`."""
 
     def _SyncObj__tryLogCompaction(self) -> None:
         """D3, D9, R4, R5, R9, T8: the library makes no dumps; the driver trims the journal."""

@@ -15,11 +15,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from consensus import frames
+from consensus.raft_configurations import packed
 from consensus.raft_election import Election
 from consensus.raft_log import RaftLog
+from consensus.raft_members import Membership
 from consensus.raft_progress import Progress
 from consensus.raft_types import RaftSettings, SnapshotNeeded
 from storage.clock import Environment
+from storage.snapshot_format import pack_configuration
 
 FOLLOWER, CANDIDATE, LEADER = 0, 1, 2
 
@@ -27,7 +30,7 @@ FOLLOWER, CANDIDATE, LEADER = 0, 1, 2
 OnBehind = Callable[[str | None], None]
 
 
-class Behind:
+class Behind(Membership):
     """Followers that lack entries which their leader has trimmed."""
 
     _log: RaftLog
@@ -129,23 +132,33 @@ class Behind:
         next_index = match_index + 1 if match_index else self._log.last_index + 1
         return max(next_index, self._log.first_index + 1)
 
+    def configuration_as_of(self, index: int) -> bytes:
+        """Return the cluster's configuration at an entry, as a snapshot of it carries it."""
+        return pack_configuration(packed(self._log.configurations.at(index)))
+
     # --- Both -------------------------------------------------------------------------
 
     def admits(self, member: str, term: int) -> bool:
         """Tell whether a message beside the log belongs to this term.
 
         A follower that fetches a snapshot answers no appends. That it asks shows its leader
-        that it is there, and shows nothing about its log.
+        that it is there, and shows nothing about its log. Its leader may be a guest to it: it
+        was away while the members changed.
         """
         self._enter()
-        node = self._nodes[member]
+        node = self._node_of(member)
         if self._is_stale(node, term) or not self._is_current(term):
             return False
-        if self._SyncObj__raftState == LEADER and member in self._progress:
+        if self.replicates_to(member):
             now_s = self._environment.monotonic_s()
             self._progress[member].answered_s = self._SyncObj__lastResponseTime[node] = now_s
         return True
 
+    def replicates_to(self, member: str) -> bool:
+        """Tell whether this member leads and the other one belongs to its cluster."""
+        leads = self._SyncObj__raftState == LEADER
+        return leads and member in self._progress and not self.is_guest(member)
+
     def tell(self, member: str, message: frames.Message) -> None:
         """Say something beside the log in this term; it waits for the term alone."""
-        self._say(self._nodes[member], message, self._log.hard_sequence)
+        self._say(self._node_of(member), message, self._log.hard_sequence)

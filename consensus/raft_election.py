@@ -22,6 +22,10 @@ class Election:
         self._leader: tuple[int, str] = (0, "")
         self._heard_s = float("-inf")
 
+    def set_voters(self, voters: frozenset[str]) -> None:
+        """Take over the voters of the configuration that is in force."""
+        self._voters = voters
+
     @property
     def majority(self) -> int:
         """Return how many members decide."""
@@ -36,9 +40,13 @@ class Election:
         self._votes[1].add(member)
         return True
 
+    def votes(self, term: int) -> int:
+        """Return how many voters have voted for this member in `term`, itself left out."""
+        return len(self._votes[1] & self._voters) if self._votes[0] == term else 0
+
     def ask(self, term: int) -> None:
         """Begin to ask who would vote for this member in `term`."""
-        self._would = (term, {self._member})
+        self._would = (term, {self._member} & self._voters)
 
     def count_pre_vote(self, term: int, member: str) -> None:
         """Note that a member would vote for this one in `term`."""

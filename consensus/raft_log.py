@@ -14,8 +14,11 @@ the disk only for members that are far behind. Changes happen in the event loop 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 
-from consensus.raft_types import Journal, RaftSettings
+from consensus.configuration import Configuration, decode_configuration
+from consensus.raft_configurations import Configurations, packed
+from consensus.raft_types import MIB, Journal, RaftSettings
 from storage.invariant import invariant
 from storage.journal_format import TRIM_RECORDS_MAX, Batch, HardState, JournalDamaged, LogRecord
 
@@ -30,12 +33,20 @@ class RaftLog:
     """Records `first_index` to `last_index`; those up to `durable_index` are on the disk.
 
     The library adds the first record of an empty log itself, so both are 0 only before.
+    `bootstrap` is the first configuration of the cluster; it counts only until a journal has
+    stored one.
 
     Raises:
         JournalDamaged: the journal and what the state has applied contradict each other.
     """
 
-    def __init__(self, journal: Journal, settings: RaftSettings, applied_index: int) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        settings: RaftSettings,
+        applied_index: int,
+        bootstrap: Configuration | None,
+    ) -> None:
         _check_start(journal, applied_index)
         self._journal = journal
         self._settings = settings
@@ -59,6 +70,30 @@ class RaftLog:
         self._writing: tuple[int, int] | None = None
         # The index that is held for a snapshot, and what had been appended by then.
         self._hold = (0, 0)
+        self._pending_configuration: tuple[int, bytes] | None = None
+        self.configurations = self._configured(bootstrap)
+
+    def _configured(self, bootstrap: Configuration | None) -> Configurations:
+        stored = self._journal.configuration
+        if stored is None and bootstrap is None:
+            raise JournalDamaged(
+                "This member has joined a running cluster, and its data directory does not know "
+                "of it any more. Remove the member from the cluster and join again, with an empty "
+                "directory."
+            )
+        if stored is None:
+            assert bootstrap is not None
+            self._pending_configuration = packed((0, bootstrap))
+            self.sequence += 1
+            return Configurations((0, bootstrap), self._all_records())
+        return Configurations((stored[0], decode_configuration(stored[1])), self._all_records())
+
+    def _all_records(self) -> Iterator[LogRecord]:
+        index = self.first_index
+        while 0 < index <= self.last_index:
+            records = self._journal.read(index, self.last_index, MIB)
+            yield from records
+            index = records[-1][1] + 1
 
     def _newest(self) -> list[LogRecord]:
         """Return the newest records of the disk, as many as memory may hold."""
@@ -128,6 +163,7 @@ class RaftLog:
             last_index=self.last_index,
         )
         self._hot.append((payload, index, term))
+        self.configurations.append(payload, index)
         self._hot_bytes += len(payload)
         self._pending_records += 1
         self._bytes_total += len(payload)
@@ -155,6 +191,7 @@ class RaftLog:
         self.last_index = index - 1
         self.durable_index = min(self.durable_index, self.last_index)
         self._cut_hot(index)
+        self.configurations.truncate_from(index)
         self.sequence += 1
 
     def _written_last(self) -> int:
@@ -227,6 +264,7 @@ class RaftLog:
         """Return everything pending as one batch; one at a time, until `confirm`."""
         invariant(not self.writing, "One journal transaction is under way at a time.")
         trim_below = self._next_trim()
+        base = self.configurations.trim_below(trim_below) if trim_below else None
         count = self._pending_records
         batch = Batch(
             truncate_from=self._truncate_from,
@@ -234,11 +272,12 @@ class RaftLog:
             trim_below=trim_below,
             hard_state=self._pending_hard_state,
             disks=self._pending_disks,
+            configuration=base or self._pending_configuration,
         )
         self._writing = (self.sequence, self.last_index)
         # The thread that writes may remove them at any moment from here on.
         self.first_index = trim_below or self.first_index
-        self._truncate_from = self._pending_hard_state = None
+        self._truncate_from = self._pending_hard_state = self._pending_configuration = None
         self._pending_records = self._lowest_cut = 0
         self._pending_disks = {}
         return batch

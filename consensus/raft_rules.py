@@ -50,6 +50,8 @@ class Rules(Behind):
     _answering: tuple[int, int, int]
     # Whether the next campaign is one that the leader asked for.
     _transfer_campaign: bool
+    # Whether the library must not campaign in this tick, whatever its deadline is.
+    _barred: bool
     # The highest index that is known to be committed, durable here or not.
     _commit_known: int
 
@@ -72,7 +74,7 @@ class Rules(Behind):
         Raises:
             SnapshotNeeded: this member cannot go on as it is.
         """
-        node = self._nodes[member]
+        node = self._node_of(member)
         match message:
             case frames.Append():
                 self._on_append(node, term, message)
@@ -191,8 +193,20 @@ class Rules(Behind):
         )
 
     def _on_vote(self, node: Any, term: int) -> None:
-        """Count a vote once per member and term (E4)."""
-        if self._is_current(term) and self._election.count_vote(term, node.id):
+        """Count a vote once per member and term (E4).
+
+        The library counts the candidate itself. One that is being removed is not counted, so
+        the library hears of its votes when there are enough of them.
+        """
+        if not self._is_current(term) or self.is_guest(node.id):
+            return
+        if not self._election.count_vote(term, node.id):
+            return
+        count = 1
+        if not self.votes:
+            votes = self._election.votes(term)
+            count = votes if votes >= self._election.majority else 0
+        for _ in range(count):
             self._SyncObj__onMessageReceived(node, {"type": "response_vote", "term": term})
 
     def _on_pre_vote_request(self, node: Any, term: int, message: frames.PreVoteRequest) -> None:
@@ -205,24 +219,37 @@ class Rules(Behind):
     def _on_pre_vote(self, node: Any, term: int, message: frames.PreVote) -> None:
         self._is_current(term)
         asked = self._log.hard_state.term + 1
-        if not message.granted or message.asked_term != asked:
+        if not message.granted or message.asked_term != asked or self.is_guest(node.id):
             return
         self._election.count_pre_vote(asked, node.id)
         if self._election.would_win(asked):
             self._SyncObj__raftElectionDeadline = float("-inf")
 
     def _gate_campaign(self) -> None:
-        """E5: before the library campaigns, ask whether a majority would vote at all."""
+        """E5, E7: before the library campaigns, ask whether a majority would vote at all.
+
+        The library reads the clock again. A deadline that passes just then is left to the
+        next tick, so that nothing slips through between the two readings.
+        """
         now_s = self._environment.monotonic_s()
         if self._SyncObj__raftState == LEADER or now_s <= self._SyncObj__raftElectionDeadline:
+            self._barred = True
+            return
+        self._barred = not self.may_campaign
+        if self._barred:
+            self._SyncObj__transferInProgress = False
+            self._SyncObj__raftElectionDeadline = now_s + self._SyncObj__generateRaftTimeout()
             return
         self._transfer_campaign = self._SyncObj__transferInProgress
         asked = self._log.hard_state.term + 1
-        if self._transfer_campaign or self._election.would_win(asked) or not self._others:
+        if self._transfer_campaign or self._election.would_win(asked):
             return
+        if not self._SyncObj__otherNodes:
+            return
+        self._barred = True
         self._SyncObj__raftElectionDeadline = now_s + self._SyncObj__generateRaftTimeout()
         self._election.ask(asked)
-        for node in self._reachable():
+        for node in filter(self._SyncObj__otherNodes.__contains__, self._reachable()):
             self._say(node, frames.PreVoteRequest(self._log.last_index, self._log.last_term))
 
     # --- Leader -----------------------------------------------------------------------
@@ -231,7 +258,9 @@ class Rules(Behind):
         """Believe an answer of this term for what it compared, and for nothing more (R3)."""
         if not self._is_current(term) or self._SyncObj__raftState != LEADER:
             return
-        progress = self._progress[node.id]
+        progress = self._progress.get(node.id)
+        if progress is None or self.is_guest(node.id):
+            return
         progress.answered_s = self._environment.monotonic_s()
         progress.answered_sequence = max(progress.answered_sequence, message.sequence)
         invariant(
@@ -324,20 +353,7 @@ class Rules(Behind):
         anchored = prev_index <= self._log.durable_index
         self._say(node, message, self._log.hard_sequence if anchored else None)
 
-    def quorum_contact(self, now_s: float, within_s: float) -> bool:
-        """Tell whether a majority, or for a follower the leader, was heard lately."""
-        if self._SyncObj__raftState != LEADER:
-            return self._election.silence_s(now_s) <= within_s
-        times = [progress.answered_s for progress in self._progress.values()]
-        heard = sum(1 for time in times if time is not None and now_s - time <= within_s)
-        return heard + 1 >= self._election.majority
-
     # --- Rounds of reads (see consensus.read_rounds) ------------------------------------
-
-    @property
-    def committed_in_term(self) -> bool:
-        """Tell whether an entry of this term is committed, hence all of its predecessors."""
-        return self._log.term_at(self._SyncObj__raftCommitIndex) == self._log.hard_state.term
 
     def begin_round(self) -> int:
         """Have every follower answer once more; return the number that answers must exceed."""
@@ -347,8 +363,4 @@ class Rules(Behind):
 
     def round_answered(self, floor: int) -> bool:
         """Tell whether a majority has answered messages sent after number `floor`."""
-        answered = sum(one.answered_sequence > floor for one in self._progress.values())
-        return answered + 1 >= self._election.majority
-
-    def _reachable(self) -> list[Any]:
-        return [node for node in self._others if node in self._SyncObj__connectedNodes]
+        return self._count(lambda one: one.answered_sequence > floor) >= self._election.majority

@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
+from consensus.configuration import MEMBERSHIP_PREFIX, decode_configuration
 from consensus.raft_log import RaftLog
+from consensus.raft_types import Entry
 from storage.invariant import invariant
-from storage.journal_format import LogRecord
+from storage.journal_format import REGULAR_KIND, LogRecord
+
+# The library's kinds of entries, by the first byte of their payload; another one, its own
+# number 1, is the entry with which a log or a leader begins.
+REGULAR = REGULAR_KIND
+MEMBERSHIP = MEMBERSHIP_PREFIX[0]
+
+
+def entry_of(record: LogRecord) -> Entry:
+    """Return a record of the log as it is applied."""
+    payload, index, term = record
+    if payload[0] == MEMBERSHIP:
+        after = decode_configuration(payload[1:])
+        return Entry(index=index, term=term, command=b"", configuration=after)
+    command = payload[1:] if payload[0] == REGULAR else b""
+    return Entry(index=index, term=term, command=command)
 
 
 class LogSeam:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from consensus.configuration import Configuration
 from storage.journal_format import Batch, HardState, LogRecord
 from storage.snapshot_format import CHUNK_BYTES
 
@@ -46,18 +47,24 @@ class MemberRefused(Exception):
     """The cluster refuses this member as it is, and no retry can change that."""
 
 
+class MemberRemoved(MemberRefused):
+    """This member was removed from the cluster; what it holds is of no more use to it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
     """One committed entry of the log, as it is handed to `apply`.
 
     `command` is what was proposed, byte for byte. It is empty for the entries that the
-    consensus layer writes itself (one at the start of the log, one per leader); a
-    command that was proposed is never empty.
+    consensus layer writes itself (one at the start of the log, one per leader, and changes
+    of the members, which bring their `configuration`); a command that was proposed is never
+    empty.
     """
 
     index: int
     term: int
     command: bytes
+    configuration: Configuration | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +204,8 @@ class Journal(Protocol):
     def hard_state(self) -> HardState: ...
     @property
     def known_disks(self) -> Mapping[str, bytes]: ...
+    @property
+    def configuration(self) -> tuple[int, bytes] | None: ...
 
     def write(self, batch: Batch) -> None:
         """Make a batch durable as a whole; on return it survives a power loss.
@@ -215,8 +224,42 @@ class Journal(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Introduction:
+    """What a member says of itself to one that it dials.
+
+    `configuration` is the index of the newest configuration that it knows to be committed:
+    who knows a newer one without this seat knows that the seat was given up. `address` is
+    where it is reached, for those who have not heard of it yet.
+    """
+
+    seat_id: bytes
+    configuration: int
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """Why a member is not let in. `removed` is final: there is no seat for it any more."""
+
+    reason: str
+    removed: bool
+
+
 class Listener(Protocol):
-    """What a network tells the Raft layer, always in the loop's thread."""
+    """What a network tells and asks the Raft layer, always in the loop's thread."""
+
+    def introduction(self) -> Introduction:
+        """Return what to say to the members that are dialed."""
+        ...
+
+    def judge(self, member: str, introduction: Introduction) -> Rejection | None:
+        """Return why a member that was proven to be `member` is not let in, if so."""
+        ...
+
+    def removed(self, member: str, reason: str) -> None:
+        """A member says that this one was removed."""
+        ...
 
     def connected(self, member: str) -> None:
         """Both directions to a member are up; also called when a connection was replaced."""
@@ -237,6 +280,10 @@ class Network(Protocol):
     async def start(self, listener: Listener) -> None: ...
 
     async def stop(self) -> None: ...
+
+    def set_peers(self, addresses: Mapping[str, str]) -> None:
+        """Talk to these members from now on, found at "host:port", and to no others."""
+        ...
 
     def send(self, member: str, frame: bytes) -> bool:
         """Queue a frame; False if the member is not connected or its queue was full."""

@@ -8,7 +8,8 @@ an ordinary state:
 
 * A run that a member held goes back to the queue or ends as `unknown`, by the delivery
   policy of its job, with the restoration as the reason. Nothing is lost without a word.
-* Members, incarnations, sessions and the results that were kept for them are gone.
+* Members, incarnations, sessions and the results that were kept for them are gone, and so
+  is who was to belong to the old cluster: the new one begins with its own file.
 * The answers to idempotency keys stay: their clients may ask again.
 * The log begins far above the backup. Fences are indexes, and whatever the old cluster
   granted after the backup was made must stay below what the new one grants.
@@ -37,8 +38,17 @@ from storage.store import Store
 # thousand a second, four months. A power of ten, so that the old index stays legible.
 INDEX_GAP = 10_000_000_000
 STEP_ROWS = 256
-# What belongs to members and proposers of the old cluster.
-_GONE = (keys.MEMBER, keys.INCARNATION, keys.SESSION, keys.RESULT)
+# Every table is one of these: what users have and were told, what belongs to members and
+# proposers of the old cluster, and what says where it stands.
+KEPT = (
+    *(keys.JOB, keys.JOB_STATE, keys.NAME, keys.DUE, keys.OUTCOME, keys.TIMELINE),
+    *(keys.OUTPUT, keys.OUTPUT_AGE, keys.ANSWER, keys.ANSWER_AGE, keys.LEVEL),
+)
+CLOSED = (
+    *(keys.LIVE, keys.MEMBER, keys.INCARNATION, keys.SESSION, keys.RESULT),
+    *(keys.CONFIGURATION, keys.SEAT, keys.TOKEN),
+)
+WRITTEN_ANEW = (keys.META,)
 _COUNTED = "restorations"
 _ENDED = "runs."
 
@@ -68,7 +78,7 @@ def begin_anew(store: Store, cluster: str, flush: Callable[[], None]) -> Closed:
     before = models.decode_meta(raw)
     context = Context(store, before.applied_index + INDEX_GAP, before.clock_ms, Effects())
     _return_held(context, flush)
-    for table in _GONE:
+    for table in CLOSED:
         _drop(store, table, flush)
     counters = Counter(before.counters)
     counters.update({**context.counted, _COUNTED: 1})

@@ -50,7 +50,7 @@ class Snapshots:
         self._sender = SnapshotSender(
             ports.source, settings, environment, self._thread, self.counts,
             guarded=guarded, tell=self._tell, queued_bytes=network.queued_bytes,
-            configuration=lambda index: b"",
+            configuration=lambda index: core().configuration_as_of(index),
         )  # fmt: skip
         self._receiver = SnapshotReceiver(
             ports.sink, settings, environment, self._thread, self.counts,
@@ -113,7 +113,7 @@ class Snapshots:
             return True
         match message:
             case frames.SnapshotRequest():
-                if core.leads:
+                if core.replicates_to(member):
                     sender.requested(member, message)
             case frames.SnapshotChunk():
                 receiver.chunk(member, message)

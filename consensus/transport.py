@@ -14,10 +14,11 @@ end here. What passes is a message of a known member over its present connection
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from consensus import features, frames
+from consensus.configuration import Seat
 from consensus.raft_log import RaftLog
 from consensus.raft_types import Journal, MemberRefused, Network
 
@@ -32,6 +33,8 @@ HELD_MESSAGES_MAX = 10_000
 class Session:
     """One member, as seen over the present pair of connections to it."""
 
+    # Which of the seats that its name ever had it is about.
+    seat: Seat
     # The number of our connection to it; 0 while there is none.
     epoch: int = 0
     # The number it gave its connection to us; None before its Hello, or after a loss.
@@ -63,21 +66,21 @@ class Transport:
     def __init__(
         self,
         *,
-        member: str,
-        voters: frozenset[str],
+        seat: Seat,
         cluster: str,
         journal: Journal,
         log: RaftLog,
         network: Network,
         events: Events,
     ) -> None:
-        self._member = member
+        self._member = seat.name
+        self._seat_id = seat.seat_id
         self._cluster = cluster
         self._journal = journal
         self._log = log
         self._network = network
         self._events = events
-        self._sessions = {name: Session() for name in sorted(voters - {member})}
+        self._sessions: dict[str, Session] = {}
         self._disks = dict(journal.known_disks)
         self._epoch = journal.boots << 32
         self._held: list[tuple[int, str, frames.Envelope]] = []
@@ -89,24 +92,46 @@ class Transport:
         """Return the members with an open session."""
         return frozenset(name for name, session in self._sessions.items() if session.open)
 
+    def set_peers(self, seats: Mapping[str, Seat]) -> None:
+        """Have sessions with the members in these seats and with nobody else.
+
+        A seat that was given up and filled again is another member, whose disk is not known
+        yet, even if the name is the same.
+        """
+        others = {name: seat for name, seat in sorted(seats.items()) if name != self._member}
+        for member, session in list(self._sessions.items()):
+            seat = others.get(member)
+            if seat is None or seat.seat_id != session.seat.seat_id:
+                self.disconnected_from(member)
+                self._network.close(member, "it has given up its seat")
+                del self._sessions[member]
+        for member, seat in others.items():
+            self._sessions.setdefault(member, Session(seat))
+
     # --- The network's events ---------------------------------------------------------
 
     def connected_to(self, member: str) -> None:
         """Begin a session: give the new connection a number and say who we are."""
-        session = self._sessions[member]
+        session = self._sessions.get(member)
+        if session is None:
+            self._drop(member, "stranger", "it is no member of this cluster")
+            return
         self._close(member, session)
         self._epoch += 1
         session.epoch = self._epoch
-        hello = frames.Hello(self._journal.disk_id, self._log.last_index, frames.WIRE_VERSION)
+        hello = frames.Hello(
+            self._journal.disk_id, self._log.last_index, frames.WIRE_VERSION, self._seat_id
+        )
         self._send(member, self._envelope(member, hello, 0))
         self._say_refusal(member, session)
         self._maybe_open(member, session)
 
     def disconnected_from(self, member: str) -> None:
         """End a session; what was held for it is lost with it."""
-        session = self._sessions[member]
-        session.epoch, session.peer_epoch = 0, None
-        self._close(member, session)
+        session = self._sessions.get(member)
+        if session is not None:
+            session.epoch, session.peer_epoch = 0, None
+            self._close(member, session)
 
     def received(self, member: str, frame: bytes) -> None:
         """Take a frame through the filter.
@@ -157,15 +182,19 @@ class Transport:
             ours = f"this member {frames.WIRE_MINIMUM} to {frames.WIRE_VERSION}"
             self._drop(member, "version", f"{theirs}, {ours}")
             return
-        if epoch <= session.peer_epoch_max and hello.disk_id == self._disks.get(member):
+        if hello.seat_id != session.seat.seat_id:
+            self._drop(member, "stranger", "it holds another seat than the one that is known")
+            return
+        key = disk_key(session.seat)
+        known = self._disks.get(key)
+        if epoch <= session.peer_epoch_max and hello.disk_id == known:
             # Either the connection is over, or an older copy of its disk was put back.
             logger.warning("Member %s greets with the old number %d.", member, epoch)
             self.dropped["epoch"] = self.dropped.get("epoch", 0) + 1
             return
-        known = self._disks.get(member)
         if known is None:
-            self._log.note_disk(member, hello.disk_id)
-            self._disks[member] = hello.disk_id
+            self._log.note_disk(key, hello.disk_id)
+            self._disks[key] = hello.disk_id
             session.admitted_at = self._log.sequence
         elif known != hello.disk_id:
             session.refusal = (
@@ -202,7 +231,8 @@ class Transport:
 
     def post(self, member: str, message: frames.Message, term: int, sequence: int) -> None:
         """Send a message once the change with this number is durable; it may get lost."""
-        if not self._sessions[member].open:
+        session = self._sessions.get(member)
+        if session is None or not session.open:
             return
         envelope = self._envelope(member, message, term)
         if sequence <= self._log.durable_sequence:
@@ -220,7 +250,7 @@ class Transport:
             self._held = [held for held in self._held if held[0] > durable]
         for _, member, envelope in ready:
             self._send(member, envelope)
-        for member, session in self._sessions.items():
+        for member, session in list(self._sessions.items()):
             self._maybe_open(member, session)
 
     def send_application(self, member: str, payload: bytes) -> bool:
@@ -238,3 +268,12 @@ class Transport:
 
     def _send(self, member: str, envelope: frames.Envelope) -> bool:
         return self._network.send(member, frames.encode(envelope))
+
+
+def disk_key(seat: Seat) -> str:
+    """Return the name under which the journal remembers the disk of whoever has a seat.
+
+    With every seat comes a key of its own, so that a member that is added again is taken in
+    with another disk, and on no other occasion.
+    """
+    return f"{seat.name}@{seat.seat_id.hex()}" if seat.seat_id else seat.name

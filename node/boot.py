@@ -26,12 +26,12 @@ from typing import Any, NoReturn
 from api.application import make_application
 from api.server import start_server
 from consensus.peers import PeerNetwork
-from consensus.raft_types import RaftSettings
+from consensus.raft_types import MemberRemoved, RaftSettings
 from consensus.snapshot_types import SnapshotPorts, SnapshotReady
 from consensus.state_check import StateDiverged
 from node.disk import DataDisk
 from node.node import Node
-from node.quarantine import close_directory
+from node.quarantine import close_directory, leave_directory
 from node.runner.descriptors import raise_descriptor_limit
 from node.runner_client import RunnerClient
 from node.settings import NodeSettings
@@ -49,6 +49,7 @@ EXIT_FATAL = 70
 EXIT_QUARANTINED = 79
 # The disk is almost full; whoever starts it again without making room gets the same.
 EXIT_NO_ROOM = 75
+EXIT_REMOVED = 80
 FAREWELL_S_MAX = 30.0
 GRACE_WITHOUT_ROOM_S = 5.0
 
@@ -244,7 +245,8 @@ def _is_ready(node: Node) -> bool:
 
 async def _die(boot: Boot, node: Node, runner: RunnerClient, error: BaseException) -> NoReturn:
     # What it holds in memory may not be true; the journal and its peers are.
-    logger.critical("This member must stop: %s", error, exc_info=error)
+    trace = None if isinstance(error, MemberRemoved) else error
+    logger.critical("This member must stop: %s", error, exc_info=trace)
     status = _last_will(boot, node, error)
     await runner.stop()
     logging.shutdown()
@@ -275,6 +277,9 @@ async def _drain(node: Node, grace_s: float, ends: _Ends) -> None:
 
 def _last_will(boot: Boot, node: Node, error: BaseException) -> int:
     """Leave behind what a failure asks for; return the exit status that names it."""
+    if isinstance(error, MemberRemoved):
+        leave_directory(boot.data_dir, str(error))
+        return EXIT_REMOVED
     if not isinstance(error, StateDiverged):
         return EXIT_FATAL
     paths = {"journal_path": boot.data_dir / "journal", "state_path": boot.data_dir / "state"}

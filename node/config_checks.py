@@ -10,8 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from consensus.configuration import split_address
 from node.config_settings import MEMBERS_MAX, Config
-from node.config_values import is_loopback, split_address
+from node.config_values import is_loopback
 
 
 @dataclass(frozen=True, slots=True)

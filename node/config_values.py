@@ -8,17 +8,15 @@ from __future__ import annotations
 
 import ipaddress
 import os
-import re
 from pathlib import Path
 
 import msgspec
 
 from api.durations import parse_duration
 from api.faults import Rejected, shown
+from consensus.configuration import split_address
 from node.config_schema import Setting, member_settings
-from node.config_settings import MEMBERS_MAX, PORT_MAX, MemberConfig
-
-_PORT = re.compile(r"[0-9]{1,5}")
+from node.config_settings import MEMBERS_MAX, MemberConfig
 
 
 def parse_value(setting: Setting, raw: object, *, text: bool, base: Path) -> object:
@@ -59,18 +57,6 @@ def _path(setting: Setting, raw: object, base: Path) -> Path:
     if not isinstance(raw, str) or not raw or "\0" in raw:
         raise _refusal(setting, raw)
     return Path(os.path.abspath(base / raw))
-
-
-def split_address(text: str) -> tuple[str, int] | None:
-    """Return host and port of "host:port" or "[::1]:port", or None if it is neither."""
-    host, colon, port = text.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    elif ":" in host:
-        return None
-    if not colon or not host or not _PORT.fullmatch(port) or not 1 <= int(port) <= PORT_MAX:
-        return None
-    return host, int(port)
 
 
 def _address(setting: Setting, raw: object) -> tuple[str, int]:

@@ -10,13 +10,15 @@ from importlib.metadata import version
 import uvloop
 
 from consensus.certificates import CertificateError, load_contexts
+from consensus.configuration import first_configuration, split_address
 from consensus.features import LevelUnsupported
 from consensus.peers import PeerNetwork
-from consensus.raft_types import RaftSettings
+from consensus.raft_types import MemberRemoved, RaftSettings
 from node.boot import (
     EXIT_FATAL,
     EXIT_NO_ROOM,
     EXIT_QUARANTINED,
+    EXIT_REMOVED,
     Boot,
     DirectoryInUse,
     TooManySlots,
@@ -24,9 +26,8 @@ from node.boot import (
     run_member,
 )
 from node.config_settings import Config
-from node.config_values import split_address
 from node.disk import DiskAlmostFull, Marks, check_room
-from node.quarantine import Quarantined, check_directory
+from node.quarantine import Quarantined, Removed, check_directory, leave_directory
 from node.runner_client import RunnerError
 from node.settings import NodeSettings
 from storage.clock import SystemEnvironment
@@ -37,15 +38,32 @@ from storage.snapshot_format import SnapshotDamaged
 logger = logging.getLogger(__name__)
 
 EXIT_REFUSED = 78  # the configuration cannot be used as it is (EX_CONFIG)
-# Starting again changes nothing about these; somebody has to look at it.
-REFUSALS = (
-    CertificateError,
-    DirectoryInUse,
-    TooManySlots,
-    JournalMismatch,
-    JournalDamaged,
-    LevelUnsupported,
-    SnapshotDamaged,
+
+# What ends a member, each with its exit status and what it means; the first that fits counts.
+# Starting again changes nothing about a refusal; somebody has to look at it.
+ENDS: tuple[tuple[tuple[type[BaseException], ...], int, str], ...] = (
+    ((Removed, MemberRemoved), EXIT_REMOVED, "This member cannot go on"),
+    ((DiskAlmostFull,), EXIT_NO_ROOM, "This member cannot start"),
+    ((Quarantined,), EXIT_QUARANTINED, "This member cannot start"),
+    (
+        (
+            CertificateError,
+            DirectoryInUse,
+            TooManySlots,
+            JournalMismatch,
+            JournalDamaged,
+            LevelUnsupported,
+            SnapshotDamaged,
+        ),
+        EXIT_REFUSED,
+        "This member cannot start",
+    ),
+    ((DiskFailed, RunnerError, OSError), EXIT_FATAL, "This member must stop"),
+    (
+        (InvariantViolated,),
+        EXIT_FATAL,
+        "This member must stop, its state cannot be trusted",
+    ),
 )
 
 
@@ -57,25 +75,25 @@ def run_node(config: Config) -> int:
         format=f"%(asctime)s {config.node.name} %(levelname)s %(name)s: %(message)s",
     )
     try:
-        with locked(config.node.data_dir):
-            check_directory(config.node.data_dir)
-            check_room(config.node.data_dir, _disk_marks(config))
+        return _run_guarded(config)
+    except BaseException as error:
+        for kinds, status, meaning in ENDS:
+            if isinstance(error, kinds):
+                logger.critical("%s: %s", meaning, error)
+                return status
+        raise
+
+
+def _run_guarded(config: Config) -> int:
+    data_dir = config.node.data_dir
+    with locked(data_dir):
+        check_directory(data_dir)
+        check_room(data_dir, _disk_marks(config))
+        try:
             return _run(config)
-    except DiskAlmostFull as error:
-        logger.critical("This member cannot start: %s", error)
-        return EXIT_NO_ROOM
-    except Quarantined as error:
-        logger.critical("This member cannot start: %s", error)
-        return EXIT_QUARANTINED
-    except REFUSALS as error:
-        logger.critical("This member cannot start: %s", error)
-        return EXIT_REFUSED
-    except (DiskFailed, RunnerError, OSError) as error:
-        logger.critical("This member must stop: %s", error)
-        return EXIT_FATAL
-    except InvariantViolated as error:
-        logger.critical("This member must stop, its state cannot be trusted: %s", error)
-        return EXIT_FATAL
+        except MemberRemoved as error:
+            leave_directory(data_dir, str(error))
+            raise
 
 
 def _run(config: Config) -> int:
@@ -88,10 +106,11 @@ def boot_of(config: Config) -> Boot:
     """Translate a configuration into what a member is started from."""
     scheduler = config.scheduler
     http_port = config.http.port  # a port of the member's own is in it already
+    addresses = {member.name: member.address for member in config.cluster.members}
     settings = NodeSettings(
         name=config.node.name,
         cluster=config.cluster.name,
-        voters=frozenset(member.name for member in config.cluster.members),
+        bootstrap=None if config.cluster.joined else first_configuration(addresses),
         http_address=f"http://{config.http.host}:{http_port}",
         version=version("cronclave"),
         slots=config.node.slots,
@@ -146,18 +165,14 @@ def _network(config: Config) -> PeerNetwork:
         assert tls.certificate is not None
         assert tls.key is not None
         contexts = load_contexts(tls.ca, tls.certificate, tls.key)
-    addresses = {}
-    for member in config.cluster.members:
-        address = split_address(member.address)
-        invariant(address is not None, "A configuration with a bad address was accepted.")
-        assert address is not None
-        addresses[member.name] = address
+    own = next(m.address for m in config.cluster.members if m.name == config.node.name)
+    listen = split_address(own)
+    invariant(listen is not None, "A configuration with a bad address was accepted.")
+    assert listen is not None
     return PeerNetwork(
         member=config.node.name,
         cluster=config.cluster.name,
-        voters=frozenset(addresses),
-        listen=addresses[config.node.name],
-        addresses=addresses,
+        listen=listen,
         tls=contexts,
         environment=SystemEnvironment(),
         settings=_raft_settings(config),

@@ -1,9 +1,10 @@
-"""Closing a data directory whose state was found to be wrong.
+"""Closing a data directory: its state was found to be wrong, or its member was removed.
 
 A member that a majority contradicts must not go on, and must not come back by a restart
 either. So it leaves a file in its directory, with what is needed to find out why, and no
 member starts from a directory that has one. An operator takes it away: nobody else can
-know that the state was replaced or repaired.
+know that the state was replaced or repaired. A member that was removed leaves such a file,
+too: what its directory holds belongs to a seat that nobody will ever have again.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 MARKER = "QUARANTINE.json"
+REMOVED_MARKER = "REMOVED.json"
 
 ADVICE = (
     "What this member holds is not to be trusted. Keep the directory for inspection, remove the "
@@ -28,12 +30,26 @@ class Quarantined(Exception):
     """The directory is closed, and the text says what to do."""
 
 
+class Removed(Exception):
+    """The directory is that of a member which was removed from its cluster."""
+
+
 def close_directory(
     data_dir: Path, reason: str, facts: Mapping[str, Any], advice: str = ADVICE
 ) -> Path:
     """Close a directory; an earlier report stays. Return the file, which is synced."""
-    marker = data_dir / MARKER
     report = {"reason": reason, "advice": advice, "data_dir": str(data_dir), **facts}
+    return _mark(data_dir / MARKER, report)
+
+
+def leave_directory(data_dir: Path, reason: str) -> Path:
+    """Close the directory of a member that was removed; return the file, which is synced."""
+    advice = "Join with a new token and an empty directory to take this machine in again."
+    report = {"reason": reason, "advice": advice, "data_dir": str(data_dir)}
+    return _mark(data_dir / REMOVED_MARKER, report)
+
+
+def _mark(marker: Path, report: Mapping[str, Any]) -> Path:
     content = json.dumps(report, indent=2, default=str) + "\n"
     try:
         descriptor = os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
@@ -43,7 +59,7 @@ def close_directory(
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    folder = os.open(data_dir, os.O_RDONLY | os.O_DIRECTORY)
+    folder = os.open(marker.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(folder)
     finally:
@@ -55,20 +71,28 @@ def check_directory(data_dir: Path) -> None:
     """Refuse a closed directory.
 
     Raises:
-        Quarantined: it is closed, and why.
+        Quarantined: its state is not to be trusted, and why.
+        Removed: its member was removed, as whoever said so has put it.
     """
-    marker = data_dir / MARKER
+    content = _content(data_dir / REMOVED_MARKER)
+    if content is not None:
+        raise Removed(f"{_report(content)[0]} The directory {data_dir} is of no more use.")
+    content = _content(data_dir / MARKER)
+    if content is not None:
+        reason, advice = _report(content)
+        raise Quarantined(f"{reason} The report is {data_dir / MARKER}. {advice}")
+
+
+def _content(marker: Path) -> str | None:
     try:
-        content = marker.read_text(encoding="utf-8")
+        return marker.read_text(encoding="utf-8")
     except FileNotFoundError:
-        return
-    reason, advice = _report(content)
-    raise Quarantined(f"{reason} The report is {marker}. {advice}")
+        return None
 
 
 def _report(content: str) -> tuple[str, str]:
     try:
         report = json.loads(content)
-        return str(report["reason"]), str(report["advice"])
+        return str(report["reason"]), str(report.get("advice", ADVICE))
     except (ValueError, TypeError, KeyError):
         return "The data directory is closed, and its report cannot be read.", ADVICE

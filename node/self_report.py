@@ -68,7 +68,7 @@ class SelfReport:
             clock_ms=machine.clock_ms,
             clock_offset_ms=self._timekeeper.offset_ms,
             state_hash=machine.state_hash.hex(),
-            voters=tuple(sorted(self._settings.voters)),
+            voters=tuple(sorted(raft.configuration.voters)),
             counters=dict(machine.counters),
             slots=self._settings.slots,
             slots_used=self._worker.held_count,

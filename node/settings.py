@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from consensus.configuration import Configuration
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSettings:
@@ -12,7 +14,9 @@ class NodeSettings:
 
     name: str
     cluster: str
-    voters: frozenset[str]
+    # The first members of the cluster; the log knows who belongs to it since. None for one
+    # that has joined later.
+    bootstrap: Configuration | None
     http_address: str
     version: str
     slots: int = 512

@@ -26,7 +26,13 @@ from storage.files import sync_directory
 from storage.journal import LmdbJournal
 from storage.journal_format import EMPTY_PAYLOAD, Batch, DiskFailed, HardState
 from storage.memory_journal import MemoryJournal
-from storage.snapshot_format import SnapshotDamaged, SnapshotError, SnapshotHeader, decode_header
+from storage.snapshot_format import (
+    SnapshotDamaged,
+    SnapshotError,
+    SnapshotHeader,
+    decode_header,
+    unpack_configuration,
+)
 from storage.snapshot_store import HEADER_FILE, INCOMING, READY, applied_index_of
 
 logger = logging.getLogger(__name__)
@@ -99,7 +105,12 @@ def begin_journal_anew(journal: LmdbJournal | MemoryJournal, header: SnapshotHea
         # What this member has said to others, votes included, belongs to the durable term.
         hard_state = HardState(header.term)
     base = (EMPTY_PAYLOAD, header.index, header.term)
-    journal.write(Batch(base=base, hard_state=hard_state))
+    # Who belonged together as of the snapshot; the entries that said so are not in this log. A
+    # newcomer was told as of a later entry, and keeps that.
+    members, known = unpack_configuration(header), journal.configuration
+    if members is not None and known is not None and known[0] >= members[0]:
+        members = None
+    journal.write(Batch(base=base, hard_state=hard_state, configuration=members))
 
 
 def _exchange(data_dir: Path, passed: Callable[[str], None]) -> None:

@@ -55,6 +55,7 @@ _IDENTITY = b"identity"
 _HARD_STATE = b"hard_state"
 _BOOTS = b"boots"
 _DISK = b"disk:"
+_CONFIGURATION = b"configuration"
 
 _ADVICE = (
     "Do not start this member from this disk again: keep the directory for inspection, "
@@ -88,6 +89,7 @@ class LmdbJournal:
         self._first = self._last = 0
         self._hard_state = HardState()
         self._disks: dict[str, bytes] = {}
+        self._configuration: tuple[int, bytes] | None = None
         self._env, self._entries, self._meta = _open(path, map_bytes)
         try:
             self._identity = self._identify(cluster, member, environment)
@@ -131,6 +133,11 @@ class LmdbJournal:
         return MappingProxyType(self._disks)
 
     @property
+    def configuration(self) -> tuple[int, bytes] | None:
+        """Return index and bytes of the base configuration, None before one was stored."""
+        return self._configuration
+
+    @property
     def used_bytes(self) -> int:
         """Return how far the file is in use; pages freed by trimming are used again."""
         return (self._env.info()["last_pgno"] + 1) * int(self._env.stat()["psize"])
@@ -154,6 +161,7 @@ class LmdbJournal:
         self._first, self._last = first, last
         self._hard_state = batch.hard_state or self._hard_state
         self._disks.update(batch.disks)
+        self._configuration = batch.configuration or self._configuration
 
     def read(self, first: int, last: int, bytes_max: int) -> Sequence[LogRecord]:
         """Return records `first` to `last`, cut once they exceed `bytes_max` together.
@@ -211,6 +219,8 @@ class LmdbJournal:
             self._note(transaction, _HARD_STATE, [batch.hard_state.term, batch.hard_state.vote])
         for member, disk_id in batch.disks.items():
             self._note(transaction, _DISK + member.encode(), disk_id)
+        if batch.configuration is not None:
+            self._note(transaction, _CONFIGURATION, batch.configuration)
 
     def _note(self, transaction: lmdb.Transaction, name: bytes, content: object) -> None:
         sealed = seal(name, msgspec.msgpack.encode(content))
@@ -256,6 +266,7 @@ class LmdbJournal:
         if state is None:
             raise JournalDamaged("The record of term and vote is missing.")
         self._hard_state = HardState(*state)
+        self._configuration = self._look_up(_CONFIGURATION, tuple[int, bytes])
         with self._env.begin(db=self._meta) as transaction:
             names = [bytes(name) for name in transaction.cursor().iternext(values=False)]
         for name in names:

@@ -57,6 +57,9 @@ class Batch:
     `truncate_from` removes the records from that index on, `records` continue what is
     left, `trim_below` lets at most `TRIM_RECORDS_MAX` old ones go, and `disks` are the
     identities of other members' disks that this member has met for the first time.
+    `configuration` is the log's base configuration: the index and the bytes of the last
+    one whose entry this log does not hold, because it was trimmed with this very batch,
+    came with a snapshot or the first start, or is what a newcomer was given.
 
     `base` begins the log anew: every record goes, and this one is the only one left. It
     stands for all that a snapshot covers, and comes without cuts, records and trims.
@@ -68,6 +71,7 @@ class Batch:
     trim_below: int | None = None
     hard_state: HardState | None = None
     disks: Mapping[str, bytes] = field(default_factory=dict)
+    configuration: tuple[int, bytes] | None = None
 
 
 # The first byte of an entry's content says what it is, in the consensus library's numbers: a

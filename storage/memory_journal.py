@@ -28,6 +28,7 @@ class _Content:
     records: list[LogRecord] = field(default_factory=list)
     hard_state: HardState = field(default_factory=HardState)
     disks: dict[str, bytes] = field(default_factory=dict)
+    configuration: tuple[int, bytes] | None = None
 
     @property
     def first_index(self) -> int:
@@ -48,9 +49,11 @@ class _Content:
             del self.records[: min(TRIM_RECORDS_MAX, batch.trim_below - self.first_index)]
         self.hard_state = batch.hard_state or self.hard_state
         self.disks.update(batch.disks)
+        self.configuration = batch.configuration or self.configuration
 
     def copy(self) -> _Content:
-        return _Content(list(self.records), self.hard_state, dict(self.disks))
+        disks = dict(self.disks)
+        return _Content(list(self.records), self.hard_state, disks, self.configuration)
 
 
 class MemoryDisk:
@@ -109,6 +112,10 @@ class MemoryJournal:
     @property
     def known_disks(self) -> Mapping[str, bytes]:
         return MappingProxyType(self._disk.content.disks)
+
+    @property
+    def configuration(self) -> tuple[int, bytes] | None:
+        return self._disk.content.configuration
 
     def write(self, batch: Batch) -> None:
         self._disk.write(batch)

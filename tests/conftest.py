@@ -1,10 +1,19 @@
-"""What every run of the tests says about itself."""
+"""What every run of the tests knows and says about itself."""
 
 from __future__ import annotations
 
 import pytest
 
 from tests.simulation.fresh_seeds import VARIABLE, base
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let the scenario files be written anew."""
+    parser.addoption(
+        "--rewrite-scenarios",
+        action="store_true",
+        help="write what comes of the scenarios in tests/scenarios into their files",
+    )
 
 
 def pytest_configure() -> None:

@@ -53,8 +53,8 @@ def init(directory: str, name: str, texts: tuple[str, ...]) -> None:
 
 def members_of(texts: Sequence[str]) -> list[MemberConfig]:
     """Return the members that options of the form NAME=HOST:PORT describe."""
+    from consensus.configuration import split_address  # noqa: PLC0415
     from node.config_settings import MemberConfig  # noqa: PLC0415
-    from node.config_values import split_address  # noqa: PLC0415
 
     hosts = Counter[str]()
     parsed = []
@@ -91,8 +91,8 @@ def make_cluster(
         create_authority,
         issue_member,
     )
+    from consensus.configuration import split_address  # noqa: PLC0415
     from node.config_text import render_new  # noqa: PLC0415
-    from node.config_values import split_address  # noqa: PLC0415
 
     text = render_new(name, members, data_dir=data_dir, certificates=CERTIFICATES)
     check_members(name, members, data_dir)

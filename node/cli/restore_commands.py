@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _NUMBERED = re.compile(r"(.+)-r([0-9]{1,6})")
 RECOVERED = "recovered.backup"
+DATA_DIR = "data/{name}"
 
 Function = Callable[..., Any]
 
@@ -72,6 +73,7 @@ def restore(
         header = check_backup(Path(file)).header
     place, members = _prepared(directory, texts)
     cluster = _new_name(header.cluster, name)
+    check_members(cluster, members, DATA_DIR)
     say(
         f"This makes the new cluster {cluster!r} of {header.cluster!r} as of entry {header.index}. "
         "Its jobs begin to run as soon as its nodes are started. If any node of the old cluster "
@@ -123,6 +125,7 @@ def recover(
     with failures(), open_survivor(Path(data_dir), environment) as survivor:
         old, member = survivor.identity.cluster, survivor.identity.member
         cluster = _new_name(old, name)
+        check_members(cluster, members, DATA_DIR)
         say(
             f"RECOVERY: the new cluster {cluster!r} is made of what member {member!r} of {old!r} "
             "has on its disk. What a majority had agreed upon without this member is LOST, and no "
@@ -179,15 +182,13 @@ def _confirm(cluster: str, *, confirmed: bool, flag: str) -> None:
 
 
 def _restore(file: Path, place: Path, cluster: str, members: Sequence[MemberConfig]) -> Restored:
-    from node.restoration import DATA, restore_data  # noqa: PLC0415
+    from node.restoration import restore_data  # noqa: PLC0415
 
     environment = SystemEnvironment()
-    data_dir = f"{DATA}/{{name}}"
-    check_members(cluster, members, data_dir)
     names = [member.name for member in members]
     with failures():
         restored = restore_data(file, place, cluster, names, environment)
-    make_cluster(place, cluster, members, data_dir, environment)
+    make_cluster(place, cluster, members, DATA_DIR, environment)
     return restored
 
 

@@ -40,7 +40,7 @@ class HeartbeatService:
         make: Callable[[], Heartbeat],
         on_renewed: Callable[[], None],
         on_given_up: Callable[[], None],
-        tell_time: Callable[[int], None],
+        ask_time: Callable[[], None],
         in_step: Callable[[], bool],
     ) -> None:
         self._door = door
@@ -51,7 +51,7 @@ class HeartbeatService:
         self._make = make
         self._on_renewed = on_renewed
         self._on_given_up = on_given_up
-        self._tell_time = tell_time
+        self._ask_time = ask_time
         self._in_step = in_step
 
     async def run(self) -> None:
@@ -59,7 +59,7 @@ class HeartbeatService:
         while True:
             began_s = loop.time()
             self._timekeeper.check()
-            self._tell_time(self._timekeeper.now_ms())
+            self._ask_time()
             in_step = self._in_step()
             if in_step:
                 await self.run_once()
@@ -82,5 +82,10 @@ class HeartbeatService:
             self._on_renewed()
         elif isinstance(result, Refused) and result.code == "lease_expired":
             logger.warning("The cluster has given this member's lease up; it begins anew.")
+            self._lease.revoke()
+            self._on_given_up()
+        elif isinstance(result, Refused) and result.code == "member_removed":
+            # It goes on the air with its removal, which it hears of as well; until then it
+            # starts nothing, and stops what others may be given.
             self._lease.revoke()
             self._on_given_up()

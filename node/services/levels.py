@@ -19,14 +19,18 @@ PROPOSAL_S = 5.0
 
 
 class LevelService:
-    """Works on the leader only; `voters` have a seat whether they were ever heard or not."""
+    """Works on the leader only; `seats` names all members, whether they were ever heard or not."""
 
     def __init__(
-        self, door: Door, view: View, voters: frozenset[str], leads: Callable[[], bool]
+        self,
+        door: Door,
+        view: View,
+        seats: Callable[[], frozenset[str]],
+        leads: Callable[[], bool],
     ) -> None:
         self._door = door
         self._view = view
-        self._voters = voters
+        self._seats = seats
         self._leads = leads
 
     async def run(self) -> None:
@@ -37,10 +41,11 @@ class LevelService:
 
     async def run_once(self) -> None:
         """Propose the highest level that everybody has announced, if it is a new one."""
-        level = features.attainable(self._view, self._voters)
+        seats = self._seats()
+        level = features.attainable(self._view, seats)
         if level <= features.in_force(self._view):
             return
-        command = RaiseLevel(level, tuple(sorted(self._voters)))
+        command = RaiseLevel(level, tuple(sorted(seats)))
         try:
             (result,) = await self._door.propose((command,), timeout_s=PROPOSAL_S)
         except ConsensusError:

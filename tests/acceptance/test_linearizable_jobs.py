@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tests.support.cluster import Cluster, Node, three_nodes, until
 from tests.support.histories import Kind, Outcome
-from tests.support.job_clients import JobClients
+from tests.support.job_clients import JobClients, careful_session
 from tests.support.linearizability import check
 
 CLIENTS = 8
@@ -19,7 +19,7 @@ READS_BETWEEN = 100
 
 async def test_every_history_of_a_job_has_an_order_though_members_die(tmp_path: Path) -> None:
     """G3, G4: through the death of a leader, of a follower, and a leader that was paused."""
-    async with three_nodes(tmp_path) as cluster:
+    async with three_nodes(tmp_path) as cluster, careful_session() as session:
         away: set[Node] = set()
         # A client may ask a member that is away as well.
         chance = random.Random(1)
@@ -28,7 +28,7 @@ async def test_every_history_of_a_job_has_an_order_though_members_die(tmp_path: 
             rest = cluster.others(*away)
             return cluster.nodes if chance.random() < 0.05 else rest
 
-        clients = JobClients(usable, random.Random(2), jobs=JOBS)
+        clients = JobClients(session, usable, random.Random(2), jobs=JOBS)
         working = asyncio.create_task(clients.run(CLIENTS))
         try:
             await reads_go_on(clients)

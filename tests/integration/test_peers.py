@@ -12,10 +12,11 @@ import pytest
 
 from consensus import certificates, frames
 from consensus.certificates import CertificateError, contexts, create_authority, issue_member
+from consensus.configuration import first_configuration
 from consensus.driver import Raft
 from consensus.peer_links import HEADER
 from consensus.peers import STRANGERS_MAX, PeerNetwork
-from consensus.raft_types import RaftSettings
+from consensus.raft_types import Introduction, RaftSettings, Rejection
 from storage.clock import SystemEnvironment
 from storage.journal import LmdbJournal
 
@@ -27,6 +28,18 @@ class Ear:
         self.up: set[str] = set()
         self.frames: list[tuple[str, bytes]] = []
         self.connections = 0
+        self.rejections: dict[str, Rejection] = {}
+        self.farewells: list[tuple[str, str]] = []
+
+    def introduction(self) -> Introduction:
+        return Introduction(b"seat", 7, "here:1")
+
+    def judge(self, member: str, introduction: Introduction) -> Rejection | None:
+        assert introduction.seat_id in (b"", b"seat")
+        return self.rejections.get(member)
+
+    def removed(self, member: str, reason: str) -> None:
+        self.farewells.append((member, reason))
 
     def connected(self, member: str) -> None:
         self.up.add(member)
@@ -74,17 +87,16 @@ def issued(directory: Path, cluster: str, *members: str) -> dict[str, Path]:
 def network(
     member: str, ports: dict[str, int], files: Path | None, settings: RaftSettings | None = None
 ) -> PeerNetwork:
-    addresses = {name: ("127.0.0.1", port) for name, port in ports.items()}
-    return PeerNetwork(
+    made = PeerNetwork(
         member=member,
         cluster="test",
-        voters=frozenset(ports),
-        listen=addresses[member],
-        addresses=addresses,
+        listen=("127.0.0.1", ports[member]),
         tls=None if files is None else contexts(files),
         environment=SystemEnvironment(),
         settings=settings or RaftSettings(),
     )
+    made.set_peers({name: f"127.0.0.1:{port}" for name, port in ports.items()})
+    return made
 
 
 @asynccontextmanager
@@ -157,6 +169,7 @@ async def test_a_peer_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
     ports = dict(zip(("n1", "n2"), free_ports(2), strict=True))
     settings = RaftSettings(
         entry_bytes_max=50_000, batch_bytes_max=50_000, frame_bytes_max=200_000,
+        snapshot_chunk_bytes=50_000,
         window_bytes_max=200_000, send_queue_bytes_max=400_000,
     )  # fmt: skip
     one, two = network("n1", ports, None, settings), network("n2", ports, None)
@@ -207,7 +220,7 @@ async def test_a_member_is_found_at_its_new_address(tmp_path: Path) -> None:
     one = network("n1", ports, None)
     two = network("n2", {**ports, "n2": elsewhere}, None)
     async with running(one, two) as (ear, _):
-        one.set_addresses({"n2": ("127.0.0.1", elsewhere)})
+        one.set_peers({"n2": f"127.0.0.1:{elsewhere}"})
         await until(lambda: "n2" in ear.up)
 
 
@@ -229,6 +242,7 @@ async def test_a_frame_above_the_bound_ends_the_connection(tmp_path: Path) -> No
     ports = dict(zip(("n1", "n2"), free_ports(2), strict=True))
     small = RaftSettings(
         entry_bytes_max=1000, batch_bytes_max=1000, frame_bytes_max=100_000,
+        snapshot_chunk_bytes=1000,
         window_bytes_max=100_000,
     )  # fmt: skip
     one, two = network("n1", ports, None), network("n2", ports, None, small)
@@ -267,11 +281,12 @@ async def test_another_wire_version_or_receiver_is_refused_with_a_reason(tmp_pat
     ports = dict(zip(("n1", "n2"), free_ports(2), strict=True))
     two = network("n2", ports, None)
     async with running(two) as (ear,):
+        ear.rejections["n9"] = Rejection("'n9' is not known", removed=False)
         for greeting, expected in (
             (frames.Greeting(LATER + 1, "test", "n1", "n2", LATER), "Wire version"),
             (frames.Greeting(frames.WIRE_VERSION, "other", "n1", "n2"), "of cluster 'test'"),
             (frames.Greeting(frames.WIRE_VERSION, "test", "n1", "n3"), "This is member 'n2'"),
-            (frames.Greeting(frames.WIRE_VERSION, "test", "n9", "n2"), "'n9' is not admitted"),
+            (frames.Greeting(frames.WIRE_VERSION, "test", "n9", "n2"), "'n9' is not known"),
         ):
             reader, writer = await asyncio.open_connection("127.0.0.1", ports["n2"])
             content = frames.encode_hand(greeting)
@@ -284,11 +299,43 @@ async def test_another_wire_version_or_receiver_is_refused_with_a_reason(tmp_pat
         assert ear.connections == 0
 
 
+async def test_members_come_and_go(tmp_path: Path) -> None:
+    """Who is no peer any more is not spoken to; who is one again is, at its address."""
+    del tmp_path
+    ports = dict(zip(("n1", "n2"), free_ports(2), strict=True))
+    one, two = network("n1", ports, None), network("n2", ports, None)
+    everybody = {name: f"127.0.0.1:{port}" for name, port in ports.items()}
+    async with running(one, two) as (ear_one, ear_two):
+        await until(lambda: "n2" in ear_one.up and "n1" in ear_two.up)
+        one.set_peers({"n1": everybody["n1"]})
+        await until(lambda: "n2" not in ear_one.up and "n1" not in ear_two.up)
+        assert not one.send("n2", b"gone")
+        one.set_peers(everybody)
+        await until(lambda: "n2" in ear_one.up and "n1" in ear_two.up)
+        assert one.send("n2", b"back")
+        await until(lambda: ("n1", b"back") in ear_two.frames)
+
+
+async def test_a_removed_member_hears_that_it_is(tmp_path: Path) -> None:
+    """It is told at the door, by whoever it dials, and only when the removal is final."""
+    del tmp_path
+    ports = dict(zip(("n1", "n2"), free_ports(2), strict=True))
+    one, two = network("n1", ports, None), network("n2", ports, None)
+    async with running(two) as (ear_two,):
+        ear_two.rejections["n1"] = Rejection("not yet", removed=False)
+        async with running(one) as (ear_one,):
+            await until(lambda: bool(two._dialed))
+            ear_two.rejections["n1"] = Rejection("n1 was removed", removed=True)
+            await until(lambda: ("n2", "n1 was removed") in ear_one.farewells)
+            assert not ear_one.up
+
+
 async def test_members_agree_over_mutual_tls_and_their_own_disks(tmp_path: Path) -> None:
     """The whole layer as a member runs it: leader, commands, hand-over, restart."""
     ports = dict(zip(("n1", "n2", "n3"), free_ports(3), strict=True))
     files = issued(tmp_path, "test", *ports)
     applied: dict[str, list[bytes]] = {name: [] for name in ports}
+    everybody = first_configuration({n: f"127.0.0.1:{port}" for n, port in ports.items()})
     fatal: list[BaseException] = []
 
     def start(name: str) -> tuple[Raft, LmdbJournal]:
@@ -298,7 +345,7 @@ async def test_members_agree_over_mutual_tls_and_their_own_disks(tmp_path: Path)
         )  # fmt: skip
         applied[name].clear()
         raft = Raft(
-            member=name, voters=frozenset(ports), cluster="test", journal=journal,
+            member=name, bootstrap=everybody, cluster="test", journal=journal,
             network=network(name, ports, files[name]), environment=SystemEnvironment(),
             settings=RaftSettings(), applied_index=0,
             apply=lambda entries: applied[name].extend(e.command for e in entries if e.command),

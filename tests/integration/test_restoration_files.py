@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from consensus import features
+from consensus.configuration import first_configuration
 from consensus.context import Effects
 from consensus.features import LevelUnsupported
 from consensus.machine import Machine
@@ -188,7 +189,12 @@ def test_every_member_of_the_new_cluster_begins_at_the_same_entry(
             member=member,
             environment=ENVIRONMENT,
         )
-        log = RaftLog(journal, RaftSettings(), meta.applied_index)
+        log = RaftLog(
+            journal,
+            RaftSettings(),
+            meta.applied_index,
+            first_configuration(dict.fromkeys(MEMBERS, "")),
+        )
         assert (log.first_index, log.last_index) == (meta.applied_index, meta.applied_index)
         assert (log.last_term, journal.hard_state) == (TERM, HardState(TERM))
         disks.add(journal.disk_id)

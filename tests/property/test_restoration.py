@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from consensus.context import Effects
 from consensus.machine import Machine
-from consensus.restoration import INDEX_GAP, begin_anew
+from consensus.restoration import CLOSED, INDEX_GAP, KEPT, WRITTEN_ANEW, begin_anew
 from storage import keys, models
 from storage.memory_store import MemoryStore
 from storage.models import Run, Skip
@@ -15,7 +15,16 @@ from tests.support.builders import Lab
 from tests.support.checks import HELD, all_outcomes, all_states, check_state, everything, rows
 from tests.support.random_world import RandomWorld
 
-CLOSED = (keys.MEMBER, keys.INCARNATION, keys.SESSION, keys.RESULT, keys.LIVE)
+
+def test_every_table_is_decided_about() -> None:
+    """A table that is added has to say whether it belongs to the jobs or to the old cluster."""
+    tables = [
+        value
+        for name, value in vars(keys).items()
+        if name.isupper() and isinstance(value, bytes) and len(value) == 1
+    ]
+    decided = [*KEPT, *CLOSED, *WRITTEN_ANEW]
+    assert sorted(decided) == sorted(tables)
 
 
 def lived(seed: int, steps: int) -> MemoryStore:

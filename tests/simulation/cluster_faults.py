@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tests.simulation.cluster_member import QUICK_SYNC_S
+from tests.simulation.cluster_member import CRITICAL, LOW, QUICK_SYNC_S, WELL, HostDisk
 
 if TYPE_CHECKING:
     from tests.simulation.cluster_world import ClusterWorld
@@ -28,6 +28,7 @@ def heal(world: ClusterWorld, names: set[str]) -> None:
     for name in sorted(names):
         host = world.hosts[name]
         host.sync_s = QUICK_SYNC_S
+        host.disk.room = WELL
         host.clock.jumped_ms = 0
         if name in world.lives:
             world.lives[name].process.resume()
@@ -64,6 +65,7 @@ class Faults:
             (self._slow_links, 2),
             (self._reset_links, 2),
             (self._slow_disk, 2),
+            (self._disk_fills, 2),
             (self._clock_jumps, 2),
             (self._calm, 4),
         )
@@ -146,6 +148,18 @@ class Faults:
     def _slow_disk(self) -> None:
         host = self._rng.choice(list(self._world.hosts.values()))
         host.sync_s = self._rng.choice(((0.02, 0.3), (0.5, 2.0), QUICK_SYNC_S))
+
+    def _disk_fills(self) -> None:
+        """Take room from a disk; one that is too full to go on is seen to after a moment."""
+        disk = self._rng.choice(list(self._world.hosts.values())).disk
+        disk.room = self._rng.choice((LOW, LOW, CRITICAL))
+        if disk.room is CRITICAL:
+            self._world.loop.call_later(self._rng.choice((0.5, 3.0)), self._make_room, disk)
+
+    @staticmethod
+    def _make_room(disk: HostDisk) -> None:
+        if disk.room is CRITICAL:
+            disk.room = LOW
 
     def _clock_jumps(self) -> None:
         """Set the time of day of one host, and only of one: a majority knows the time."""

@@ -13,14 +13,17 @@ import random
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from consensus.configuration import Configuration, first_configuration
 from consensus.context import Effects
 from consensus.driver import Raft
 from consensus.errors import ConsensusError, NoQuorum, OutcomeUnknown
 from consensus.machine import BatchResults
-from consensus.raft_types import RaftSettings
+from consensus.raft_types import Introduction, RaftSettings, Rejection
+from consensus.raft_types import Listener as RaftListener
 from consensus.snapshot_types import SnapshotPorts, SnapshotReady
+from node.disk import MIB, Room
 from node.executors.command import CommandExecutor
 from node.executors.protocol import Services
 from node.executors.registry import Registry
@@ -40,6 +43,12 @@ from tests.simulation.virtual_process import HostClock, Process, ProcessEnvironm
 from tests.simulation.virtual_runner import VirtualRunner
 
 QUICK_SYNC_S = (0.0005, 0.002)
+# What a host's disk has left: enough, too little to take writes, too little to go on.
+WELL, LOW, CRITICAL = (
+    Room(free_bytes=free_mib * MIB, total_bytes=100_000 * MIB) for free_mib in (50_000, 300, 50)
+)
+# How long runs may go on when their member is told to stop.
+GRACES_S = (0.0, 1.0, 10.0)
 # What the simulation's bounds are, so that short runs meet them.
 RAFT = RaftSettings(
     entry_bytes_max=2 * 1024 * 1024,
@@ -73,6 +82,18 @@ class SpoolFile:
         self.path.write_bytes(rng.choice((content, torn, self._written_back)))
 
 
+class HostDisk:
+    """How much room a host has; a fault takes some of it."""
+
+    place = "/simulated"
+
+    def __init__(self) -> None:
+        self.room = WELL
+
+    def measure(self) -> Room:
+        return self.room
+
+
 @dataclass(slots=True)
 class Host:
     """What of a member outlives its process."""
@@ -84,6 +105,7 @@ class Host:
     spool: SpoolFile
     # What was received and waits to be installed.
     sink: MemorySink = field(default_factory=MemorySink)
+    disk: HostDisk = field(default_factory=HostDisk)
     lives: int = 0
     # How long the disk takes for one transaction.
     sync_s: tuple[float, float] = QUICK_SYNC_S
@@ -124,6 +146,16 @@ class _Posted:
     def __init__(self, process: Process, listener: Listener) -> None:
         self._process = process
         self._listener = listener
+
+    def introduction(self) -> Introduction:
+        return cast(RaftListener, self._listener).introduction()
+
+    def judge(self, member: str, introduction: Introduction) -> Rejection | None:
+        with self._process.entered():
+            return cast(RaftListener, self._listener).judge(member, introduction)
+
+    def removed(self, member: str, reason: str) -> None:
+        self._process.post(cast(RaftListener, self._listener).removed, member, reason)
 
     def connected(self, member: str) -> None:
         self._process.post(self._listener.connected, member)
@@ -172,6 +204,7 @@ class MemberLife:
             self._spool = Spool(host.spool.path)
             self.node = self._make_node()
             self.node.fatal.add_done_callback(self._failed)
+            self.node.leaving.add_done_callback(lambda _: self.stop())
             self._watch()
         self.process.spawn(self.node.start())
 
@@ -182,7 +215,7 @@ class MemberLife:
             NodeSettings(
                 name=name,
                 cluster="simulated",
-                voters=around.voters,
+                bootstrap=first_configuration(dict.fromkeys(around.voters, "")),
                 http_address=name,
                 version="0",
                 slots=around.slots,
@@ -208,6 +241,7 @@ class MemberLife:
                 sink=self.host.sink,
                 thread=self._snapshots,
             ),
+            disk=self.host.disk,
         )
 
     def _make_raft(self, **given: Any) -> Raft:
@@ -225,8 +259,14 @@ class MemberLife:
         machine, oracle, name = self.node.replica.machine, self._around.oracle, self.host.name
         apply = machine.apply
 
-        def observed(index: int, term: int, command: bytes, effects: Effects) -> list[BatchResults]:
-            results = apply(index, term, command, effects)
+        def observed(
+            index: int,
+            term: int,
+            command: bytes,
+            effects: Effects,
+            configuration: Configuration | None = None,
+        ) -> list[BatchResults]:
+            results = apply(index, term, command, effects, configuration)
             oracle.applied(name, index, term, command, machine.state_hash)
             oracle.require(not effects.faults, f"Entry {index} met a fault: {effects.faults}.")
             return results
@@ -294,10 +334,12 @@ class MemberLife:
 
     def stop(self) -> None:
         """Leave in order, as upon SIGTERM."""
-        self.stopping = True
-        self.process.spawn(self._leave())
+        if not self.stopping:
+            self.stopping = True
+            self.process.spawn(self._leave())
 
     async def _leave(self) -> None:
+        await self.node.departure.drain(self._rng.choice(GRACES_S))
         await self.node.stop()
         self._exit(None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from consensus import frames
+from consensus.configuration import Configuration, first_configuration
 from consensus.raft import RaftCore
 from consensus.raft_log import RaftLog
 from consensus.raft_types import RaftSettings
@@ -29,6 +30,11 @@ def command(index: int, term: int) -> LogRecord:
     return b"\x00%d/%d" % (index, term), index, term
 
 
+def voters(*names: str) -> Configuration:
+    """The first configuration of a cluster of these members."""
+    return first_configuration({name: f"{name}:7901" for name in names})
+
+
 class Hand:
     """A member `n1` of a cluster of `members`, with a log from which to begin."""
 
@@ -42,6 +48,7 @@ class Hand:
         settings: RaftSettings = SETTINGS,
         trim_below: int | None = None,
         snapshots: bool = False,
+        configuration: Configuration | None = None,
     ) -> None:
         # Whom it would fetch a snapshot from, each time that it was told to.
         self.behind: list[str | None] = []
@@ -57,11 +64,11 @@ class Hand:
         if trim_below is not None:
             self.journal.write(Batch(trim_below=trim_below))
         self.settings = replace(settings)
-        self.log = RaftLog(self.journal, settings, applied)
+        first = configuration or voters(*self.names)
+        self.log = RaftLog(self.journal, settings, applied, first)
         self.said: list[Said] = []
         self.core = RaftCore(
             member="n1",
-            voters=frozenset(self.names),
             log=self.log,
             post=self._post,
             environment=self.environment,

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from consensus.configuration import encode_configuration, first_configuration
 from consensus.driver import Raft
 from consensus.errors import Overloaded
 from consensus.raft_types import Entry, NotLeader, RaftSettings
@@ -35,11 +36,12 @@ SETTINGS = RaftSettings(
     hot_bytes_max=512 * 1024,
     apply_entries_max=16,
     apply_bytes_max=64 * 1024,
-    tail_entries_max=100,
+    tail_entries_max=400,
     snapshot_chunk_bytes=4 * 1024,
     snapshot_window_bytes=16 * 1024,
     snapshot_bytes_per_s=2_000_000,
 )
+SHORT_LOG = replace(SETTINGS, tail_entries_max=80)
 
 
 @dataclass(slots=True)
@@ -134,7 +136,7 @@ class RaftLife:
         self._end = network.end(remains.name)
         self.raft = PausableRaft(
             member=remains.name,
-            voters=remains.voters,
+            bootstrap=first_configuration({name: f"{name}:7901" for name in remains.voters}),
             cluster="simulated",
             journal=MemoryJournal(remains.disk),
             network=self._end,
@@ -226,7 +228,9 @@ class RaftLife:
             expected = state[-1][0] + 1 if state else 1
             if entry.index != expected:
                 raise SafetyViolated(f"Entry {entry.index} was applied instead of {expected}.")
-            self._oracle.applied(self._remains.name, entry.index, entry.command)
+            self._oracle.applied(self._remains.name, entry.index, _content(entry))
+            if entry.configuration is not None:
+                self._oracle.configurations[entry.index] = entry.configuration
             state.append((entry.index, entry.command))
             self._remains.terms[entry.index] = entry.term
             command = self._waiting.pop(entry.index, None)
@@ -257,3 +261,10 @@ class ReadLife(RaftLife):
     def _receive(self, member: str, payload: bytes) -> None:
         super()._receive(member, payload)
         self.reads.receive(member, payload)
+
+
+def _content(entry: Entry) -> bytes:
+    """Return what of an entry has to be the same everywhere."""
+    if entry.configuration is None:
+        return entry.command
+    return b"members " + encode_configuration(entry.configuration)

@@ -51,7 +51,7 @@ def _log_not_kept_for_transfers() -> list[Patch]:
 def _requests_are_no_contact() -> list[Patch]:
     def admits(self: Any, member: str, term: int) -> bool:
         self._enter()
-        return not self._is_stale(self._nodes[member], term) and self._is_current(term)
+        return not self._is_stale(self._node_of(member), term) and self._is_current(term)
 
     return [(Behind, "admits", admits)]
 

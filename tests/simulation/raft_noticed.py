@@ -10,10 +10,14 @@ from __future__ import annotations
 import importlib
 import inspect
 from dataclasses import dataclass
+from pathlib import Path
 
 from tests.simulation.raft_mutations import mutated
 from tests.simulation.raft_options import Mode, Options
 from tests.simulation.raft_run import Verdict, judge
+from tests.simulation.scenario_text import transcript
+
+SCENARIOS = Path(__file__).resolve().parents[1] / "scenarios"
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +40,9 @@ class Seeds:
         return None
 
 
-# Seeds, or "module::function", where `rules` stands for test_raft_rules.py. A function that
-# takes `make` gets what its module's `making()` gives, as it does from its fixture.
+# Seeds, a file of tests/scenarios, or "module::function", where `rules` stands for
+# test_raft_rules.py. A function that takes `make` gets what its module's `making()` gives,
+# as it does from its fixture.
 NOTICED: dict[str, Seeds | str] = {
     "visible_before_durable": "scenarios::test_nothing_is_confirmed_before_the_disks_have_it",
     "cut_behind_any_match": "rules::test_entries_that_match_are_never_cut_off",
@@ -50,6 +55,8 @@ NOTICED: dict[str, Seeds | str] = {
     "answers_undo_a_retreat": "rules::test_refusals_of_what_was_under_way_are_one_refusal",
     "votes_by_message": "rules::test_a_vote_that_arrives_twice_is_one_vote",
     "no_pre_vote": "rules::test_who_would_lose_does_not_campaign",
+    "campaign_between_two_readings":
+        "rules::test_no_campaign_slips_through_between_two_readings_of_the_clock",
     "no_first_probe": "rules::test_a_log_that_overlaps_needs_no_snapshot",
     "cut_while_writing_ignored": "rules::test_a_cut_during_a_transaction_is_not_durable",
     "stale_leader_unanswered": "rules::test_a_leader_of_the_past_learns_of_its_successor",
@@ -59,15 +66,15 @@ NOTICED: dict[str, Seeds | str] = {
     "log_taken_for_committed": "rules::test_what_was_not_applied_is_not_taken_for_committed",
     "no_loyalty": "rules::test_who_hears_a_leader_listens_to_no_candidate",
     "lost_entries_ignored": "rules::test_a_member_that_lost_confirmed_entries_is_told_so",
-    "any_disk_accepted": "scenarios::test_a_member_with_another_disk_is_refused",
+    "any_disk_accepted": "e07_another_disk.txt",
     "old_connections_heard": "scenarios::test_what_an_old_connection_brings_is_not_heard",
-    "lonely_leader_stays": "scenarios::test_a_cut_off_leader_knows_that_it_is_alone",
-    "transfer_takes_commands": "scenarios::test_leadership_is_handed_over_without_a_pause",
+    "lonely_leader_stays": "e06_leader_without_followers.txt",
+    "transfer_takes_commands": "e08_transfer.txt",
     "reads_without_asking": Seeds(mode=Mode.REGISTERS),
     "reads_without_a_round": Seeds(mode=Mode.REGISTERS, first=10, count=30),
     "rounds_count_older_answers": Seeds(mode=Mode.REGISTERS, first=10, count=30),
     "reads_before_an_entry_of_the_term": Seeds(mode=Mode.REGISTERS, count=30),
-    "silent_disk_leads_on": "scenarios::test_a_leader_whose_disk_hangs_is_replaced",
+    "silent_disk_leads_on": "d10_leader_whose_disk_hangs.txt",
     "commit_moves_with_snapshot": "snapshots::test_a_demand_for_a_snapshot_commits_nothing",
     "damaged_snapshot_accepted": "snapshots::test_a_damaged_snapshot_is_fetched_again",
     "old_snapshot_accepted": "snapshots::test_a_snapshot_that_is_not_ahead_ends_nothing",
@@ -87,7 +94,15 @@ FOUND_BY_CHANCE = {
 
 
 def call(test: str) -> None:
-    """Call a directed test of this folder."""
+    """Run a scenario file or call a directed test of this folder.
+
+    Raises:
+        AssertionError: it fails; other errors come from what it tests.
+    """
+    if test.endswith(".txt"):
+        text = (SCENARIOS / test).read_text()
+        assert transcript(text) == text
+        return
     module_name, _, function_name = test.partition("::")
     module = importlib.import_module(f"tests.simulation.test_raft_{module_name}")
     function = getattr(module, function_name)

@@ -6,6 +6,8 @@ import hashlib
 from collections import Counter, deque
 from collections.abc import Callable
 
+from consensus.configuration import Configuration
+
 # How much of what happened last is kept, to be shown when a run fails.
 EVENTS_KEPT = 4000
 
@@ -30,6 +32,8 @@ class Oracle:
         self.by_index: dict[int, bytes] = {}
         self.leaders: dict[int, str] = {}
         self.acknowledged: dict[bytes, int] = {}
+        # The configurations that were applied anywhere, by their index.
+        self.configurations: dict[int, Configuration] = {}
         self.counts: Counter[str] = Counter()
         # The longest that a majority that was left alone took for a write.
         self.progress_s_max = 0.0
@@ -88,6 +92,18 @@ class Oracle:
                 f"{command[:40]!r} was acknowledged at index {index}, where it does not stand."
             )
         self.acknowledged[command] = index
+
+    def check_configurations(self, first: Configuration) -> None:
+        """S16: majorities of configurations that follow on each other have a member in common."""
+        before = first
+        for index, after in sorted(self.configurations.items()):
+            quorums = len(before.voters) // 2 + len(after.voters) // 2 + 2
+            if quorums <= len(before.voters | after.voters):
+                raise SafetyViolated(
+                    f"At entry {index} the voters {sorted(before.voters)} become "
+                    f"{sorted(after.voters)}: either could decide without the other."
+                )
+            before = after
 
     def check_end(self, states: dict[str, list[bytes]]) -> None:
         """All members have the same state, with every acknowledged command in it once."""

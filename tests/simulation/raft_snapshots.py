@@ -56,7 +56,8 @@ def install(remains: Remains, oracle: Oracle, steps: int = STEPS) -> bool:
         _exchange(remains, rows)
         remains.terms[header.index] = header.term
         for index, command in remains.state:
-            oracle.applied(remains.name, index, command)
+            if command:
+                oracle.applied(remains.name, index, command)
         oracle.counts["snapshots_installed"] += 1
     if steps < STEPS:
         return False

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from consensus.snapshot_types import SnapshotReady
 from storage.memory_journal import MemoryDisk
 from tests.simulation.raft_faults import GOOD_SYNC_S, Faults
-from tests.simulation.raft_life import Life, ReadLife, Remains
+from tests.simulation.raft_life import SETTINGS, SHORT_LOG, Life, ReadLife, Remains
 from tests.simulation.raft_options import Mode, Options
 from tests.simulation.raft_oracle import LivenessViolated, Oracle
 from tests.simulation.raft_registers import RegisterClients
@@ -32,10 +32,16 @@ LifeMaker = Callable[["World", Remains], Life]
 
 
 def make_raft(world: World, remains: Remains) -> Life:
-    """Start a member made of the real consensus layer."""
+    """Start a member made of the real consensus layer.
+
+    In every other run the log is short, so that members come back by snapshots rather than
+    by the log.
+    """
+    seed = world.options.seed
     return ReadLife(
-        remains, world.loop, world.network, world.oracle, world.failed, f"{world.options.seed}"
-    )
+        remains, world.loop, world.network, world.oracle, world.failed, f"{seed}",
+        SHORT_LOG if seed % 2 else SETTINGS,
+    )  # fmt: skip
 
 
 class World:
@@ -108,7 +114,9 @@ class World:
         if name in self.lives:
             return
         remains = self.remains[name]
-        steps = self.rng.randint(0, STEPS) if self.rng.random() < 0.3 else STEPS
+        steps = STEPS
+        if remains.sink.ready is not None and self.rng.random() < 0.3:
+            steps = self.rng.randint(0, STEPS)
         if install(remains, self.oracle, steps):
             self.lives[name] = self._make(self, remains)
         else:

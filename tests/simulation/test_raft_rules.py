@@ -13,6 +13,7 @@ from consensus.raft_log import MARK_EVERY
 from consensus.raft_types import RaftSettings, SnapshotNeeded
 from storage.invariant import InvariantViolated
 from tests.simulation.raft_hand import Hand, Said, command
+from tests.simulation.virtual_loop import READ_COST_S
 
 
 class MakeHand(Protocol):
@@ -229,6 +230,17 @@ def test_who_would_lose_does_not_campaign(make: MakeHand) -> None:
     assert hand.core.term == 0
     kinds = {type(said.message) for said in hand.said}
     assert kinds == {frames.PreVoteRequest}
+
+
+def test_no_campaign_slips_through_between_two_readings_of_the_clock(make: MakeHand) -> None:
+    """E5: a deadline that passes while a tick looks at it is asked about first, like any other."""
+    hand = make()
+    hand.connect()
+    hand.core._SyncObj__raftElectionDeadline = hand.loop.time() + 1.5 * READ_COST_S
+    hand.core.tick()
+    assert hand.core.term == 0
+    hand.core.tick()
+    assert {type(said.message) for said in hand.said} == {frames.PreVoteRequest}
 
 
 @pytest.mark.parametrize(

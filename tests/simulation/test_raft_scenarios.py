@@ -7,11 +7,10 @@ from contextlib import contextmanager
 
 import pytest
 
-from consensus.raft_types import EntryTooLarge, MemberRefused, NotLeader
+from consensus.raft_types import EntryTooLarge, NotLeader
 from storage.journal_format import Batch, DiskFailed
 from storage.memory_journal import MemoryDisk
 from tests.simulation.raft_life import SETTINGS
-from tests.simulation.raft_mutations import mutated
 from tests.simulation.raft_scene import Scene
 
 MakeScene = Callable[..., Scene]
@@ -52,55 +51,6 @@ def test_one_voter_leads_itself(make: MakeScene) -> None:
     scene.agree()
 
 
-def test_what_a_cut_off_leader_accepted_is_never_applied_anywhere(make: MakeScene) -> None:
-    """R1: it rejoins with a tail of its own, and the tail gives way to the others' log."""
-    scene = make(5)
-    old = scene.leader_name()
-    scene.write_all(old, 20)
-    scene.isolate(old)
-    lost = scene.write_to(old, 30)
-    new = scene.until(lambda: any(scene.raft(n).is_leader for n in others(scene, old)))
-    assert new < 3
-    winner = next(name for name in others(scene, old) if scene.raft(name).is_leader)
-    scene.write_all(winner, 60)
-    scene.network.heal()
-    scene.agree()
-    assert not set(lost) & set(scene.remains[old].commands)
-    assert not set(lost) & set(scene.oracle.acknowledged)
-    assert not scene.fatal
-
-
-def test_a_cut_off_leader_knows_that_it_is_alone(make: MakeScene) -> None:
-    """E6: contact is lost within the longest election timeout, and leadership with it."""
-    scene = make()
-    old = scene.leader_name()
-    scene.isolate(old)
-    scene.until(lambda: not scene.raft(old).has_quorum_contact, SETTINGS.election_max_s + 0.1)
-    scene.until(lambda: not scene.raft(old).is_leader, SETTINGS.heartbeat_s + 0.1)
-    with pytest.raises(NotLeader):
-        scene.raft(old).propose(b"x")
-    assert scene.raft(old).leader is None
-
-
-def test_a_leader_that_was_stopped_for_a_while_confirms_nothing_stale(make: MakeScene) -> None:
-    """SIGSTOP and SIGCONT: what it takes first on waking is applied nowhere."""
-    scene = make()
-    old = scene.leader_name()
-    scene.write_all(old, 5)
-    scene.lives[old].pause(5.0)
-    scene.until(lambda: any(scene.raft(name).is_leader for name in others(scene, old)))
-    winner = next(name for name in others(scene, old) if scene.raft(name).is_leader)
-    scene.write_all(winner, 20)
-    scene.rest(SETTINGS.election_max_s)
-    # It has not woken; a command that it takes now is the first thing it does.
-    stale = [scene.write(scene.lives[old]) for _ in range(3)]
-    assert not scene.raft(old).has_quorum_contact
-    scene.rest(10)
-    scene.agree()
-    assert not set(stale) & set(scene.oracle.acknowledged)
-    assert scene.raft(winner).is_leader
-
-
 def diverge(scene: Scene, count: int) -> str:
     """Give a leader a tail of its own while the others go on; return its name."""
     old = scene.leader_name()
@@ -124,79 +74,6 @@ def test_a_long_difference_is_made_up_in_a_moment(make: MakeScene) -> None:
     scene.until(lambda: scene.raft(old).leader in others(scene, old))
     target = max(scene.raft(name).commit_index for name in scene.names)
     assert scene.until(lambda: scene.raft(old).applied_index >= target) < 2
-    scene.agree()
-
-
-def test_answers_that_took_two_elections_commit_nothing(make: MakeScene) -> None:
-    """R3: a slow link delivers old confirmations to a leader of a newer term."""
-    scene = make(5)
-    old = scene.leader_name()
-    scene.write_all(old, 5)
-    for name in others(scene, old):
-        scene.network.links[name, old].latency_s = 2.5
-    scene.write_to(old, 10)
-    scene.until(lambda: not scene.raft(old).is_leader)
-    scene.rest(5)
-    scene.network.heal()
-    scene.write_all(scene.leader_name(), 5)
-    scene.agree()
-
-
-def test_one_broken_link_deposes_no_leader(make: MakeScene) -> None:
-    """E5: a follower that does not hear the leader asks in vain, for a minute."""
-    scene = make()
-    leader = scene.leader_name()
-    term = scene.raft(leader).term
-    deaf = others(scene, leader)[0]
-    scene.network.block(leader, deaf)
-    scene.network.block(deaf, leader)
-    for _ in range(60):
-        scene.write_to(leader)
-        scene.rest(1)
-    assert scene.raft(leader).is_leader
-    assert {scene.raft(name).term for name in scene.names} == {term}
-    scene.network.heal()
-    scene.agree()
-
-
-def test_without_asking_first_one_broken_link_costs_the_leader(make: MakeScene) -> None:
-    """E5: the same without pre-votes and loyalty, which shows that they matter."""
-    scene = make()
-    leader = scene.leader_name()
-    term = scene.raft(leader).term
-    deaf = others(scene, leader)[0]
-    scene.network.block(leader, deaf)
-    scene.network.block(deaf, leader)
-    with mutated("no_pre_vote"):
-        scene.rest(60)
-    assert max(scene.raft(name).term for name in scene.names) > term
-    assert scene.oracle.leaders[max(scene.oracle.leaders)] != leader
-
-
-def test_a_returning_member_keeps_the_leader(make: MakeScene) -> None:
-    """E5: hours of silence raise no term."""
-    scene = make()
-    leader = scene.leader_name()
-    away = others(scene, leader)[0]
-    scene.isolate(away)
-    term = scene.raft(leader).term
-    scene.rest(60)
-    scene.network.heal()
-    scene.rest(5)
-    assert scene.raft(leader).is_leader
-    assert scene.raft(away).term == term
-
-
-def test_a_link_that_works_one_way_leaves_one_leader_that_commits(make: MakeScene) -> None:
-    """A leader that is heard but hears nothing gives up, and another takes over."""
-    scene = make()
-    old = scene.leader_name()
-    for name in others(scene, old):
-        scene.network.block(name, old)
-    scene.until(lambda: any(scene.raft(name).is_leader for name in others(scene, old)))
-    winner = next(name for name in others(scene, old) if scene.raft(name).is_leader)
-    scene.write_all(winner, 5)
-    scene.network.heal()
     scene.agree()
 
 
@@ -234,22 +111,6 @@ def test_a_power_loss_takes_nothing_that_was_acknowledged(make: MakeScene, count
     scene.agree()
 
 
-def test_a_leader_whose_disk_hangs_is_replaced(make: MakeScene) -> None:
-    """It falls silent, the others elect, and its late entries are not the cluster's."""
-    scene = make()
-    old = scene.leader_name()
-    scene.write_all(old, 5)
-    scene.remains[old].sync_s = (30.0, 30.0)
-    scene.write_to(old, 3)
-    took = scene.until(lambda: any(scene.raft(name).is_leader for name in others(scene, old)))
-    assert took < 3 * SETTINGS.election_max_s
-    winner = next(name for name in others(scene, old) if scene.raft(name).is_leader)
-    scene.write_all(winner, 5)
-    scene.remains[old].sync_s = (0.001, 0.002)
-    scene.rest(40)
-    scene.agree()
-
-
 def test_a_disk_that_fails_ends_the_member_and_nothing_else(
     make: MakeScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -273,23 +134,6 @@ def test_a_disk_that_fails_ends_the_member_and_nothing_else(
     scene.kill(broken)
     scene.write_all(scene.leader_name(), 5)
     assert not set(lost) & set(scene.oracle.acknowledged)
-
-
-def test_a_member_with_another_disk_is_refused(make: MakeScene) -> None:
-    """E7: what it promised before is gone, so it may not vote as if it were the same."""
-    scene = make()
-    leader = scene.leader_name()
-    scene.write_all(leader, 5)
-    wiped = others(scene, leader)[0]
-    scene.kill(wiped)
-    scene.remains[wiped].disk = MemoryDisk(b"another".ljust(16, b"."))
-    scene.remains[wiped].state = []
-    scene.remains[wiped].flushed = 0
-    scene.start(wiped)
-    scene.until(lambda: wiped in scene.fatal)
-    assert isinstance(scene.fatal[wiped], MemberRefused)
-    assert "not the one this cluster knows it by" in str(scene.fatal[wiped])
-    scene.write_all(leader, 5)
 
 
 def test_what_an_old_connection_brings_is_not_heard(make: MakeScene) -> None:

@@ -153,13 +153,13 @@ def test_what_was_confirmed_and_trimmed_is_asked_again(make: Make) -> None:
     hand = make.hand((1,) * 3)
     hand.elect()
     hand.confirm("n2")
-    for _ in range(200):
+    for _ in range(600):
         hand.core.propose(b"x")
         hand.sync()
         hand.confirm("n3")
         hand.core.tick()
     hand.core.applied(hand.core.commit_index)
-    hand.log.trim(100)
+    hand.log.trim(500)
     hand.core.propose(b"x")
     hand.sync()
     assert hand.log.first_index > hand.core.peer_progress()["n2"].match_index

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+from consensus.raft_types import Listener as Member
 from tests.simulation.virtual_loop import VirtualLoop
 
 QUEUE_BYTES_MAX = 8 * 1024 * 1024
@@ -125,11 +126,28 @@ class VirtualNetwork:
                     self._ends[here].listener.disconnected(there)
         self._dial(*_key(a, b))
 
+    def extend(self, member: str) -> None:
+        """Lay links to a member that is new."""
+        if member in self._members:
+            return
+        for other in self._members:
+            self.links[member, other] = Link()
+            self.links[other, member] = Link()
+            self._pairs[_key(member, other)] = Pair()
+        self._members.append(member)
+
     def inject(self, sender: str, receiver: str, frame: Any) -> None:
         """Deliver a frame now, as if it had been on its way for ever so long."""
         self._ends[receiver].listener.received(sender, frame)
 
     # --- What the ends use ------------------------------------------------------------
+
+    def dial_all(self, end: VirtualEnd) -> None:
+        """Let a member connect to whomever it wants to now."""
+        if self._ends.get(end.member) is end:
+            for pair in self._pairs:
+                if end.member in pair:
+                    self._dial(*pair)
 
     def join(self, end: VirtualEnd) -> None:
         """Connect a member that has started."""
@@ -181,7 +199,9 @@ class VirtualNetwork:
 
     def _dial(self, a: str, b: str) -> None:
         pair = self._pairs[a, b]
-        if not pair.up and not pair.dialing and a in self._ends and b in self._ends:
+        ends = self._ends
+        both = a in ends and b in ends and (ends[a].wants(b) or ends[b].wants(a))
+        if not pair.up and not pair.dialing and both:
             pair.dialing = True
             self._loop.call_later(RECONNECT_S * (1 + self._rng.random()), self._connect, a, b)
 
@@ -192,11 +212,28 @@ class VirtualNetwork:
             return
         if self.links[a, b].blocked or self.links[b, a].blocked:
             return
+        if not all([self._lets_in(a, b), self._lets_in(b, a)]):
+            # Whoever still wants to will try again.
+            self._dial(a, b)
+            return
         pair.up = True
         pair.generation += 1
         for here, there in ((a, b), (b, a)):
             if pair.up and here in self._ends:
                 self._ends[here].listener.connected(there)
+
+    def _lets_in(self, host: str, guest: str) -> bool:
+        """Let one member dial another, if it wants to, and hear what is said to that."""
+        here, there = self._ends.get(host), self._ends.get(guest)
+        if here is None or there is None or not there.wants(host):
+            return False
+        if there.peers is None:
+            return True
+        asked, asking = cast(Member, here.listener), cast(Member, there.listener)
+        rejection = asked.judge(guest, asking.introduction())
+        if rejection is not None and rejection.removed:
+            asking.removed(host, rejection.reason)
+        return rejection is None
 
     def _give_up(self, sender: str, receiver: str, generation: int) -> None:
         link, pair = self.links[sender, receiver], self._pairs[_key(sender, receiver)]
@@ -215,6 +252,17 @@ class VirtualEnd:
         self._network = network
         self.member = member
         self.listener: Listener
+        # Whom it talks to; None for everybody, as members without a configuration do.
+        self.peers: frozenset[str] | None = None
+
+    def wants(self, member: str) -> bool:
+        """Tell whether it would dial a member."""
+        return self.peers is None or member in self.peers
+
+    def set_peers(self, addresses: Mapping[str, str]) -> None:
+        """Talk to these members from now on."""
+        self.peers = frozenset(addresses)
+        self._network.dial_all(self)
 
     async def start(self, listener: Listener) -> None:
         self.join(listener)
@@ -243,7 +291,8 @@ class VirtualEnd:
         return 0 if link is None else link.queued_bytes
 
     def close(self, member: str, reason: str) -> None:
-        self._network.reset(self.member, member)
+        if (self.member, member) in self._network.links:
+            self._network.reset(self.member, member)
 
 
 def _key(a: str, b: str) -> tuple[str, str]:

@@ -99,6 +99,9 @@ class Process(asyncio.BaseEventLoop):
         self.paused = False
         self.dead = False
 
+    def __del__(self, _warn: object = None) -> None:
+        """A process that was killed closes nothing; the standard library would warn of that."""
+
     # --- From outside ---------------------------------------------------------------------
 
     def post(self, work: Callable[..., object], *arguments: object) -> None:

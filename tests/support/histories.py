@@ -51,6 +51,8 @@ class Operation:
     expected: int | None = None
     revision: int | None = None
     client: str = ""
+    # The answer's own words, for whoever reads the history.
+    detail: str = ""
 
     @property
     def writes(self) -> bool:
@@ -61,7 +63,7 @@ class Operation:
         at = "" if self.expected is None else f" at {self.expected}"
         return (
             f"{self.called_s:.4f} to {end} {self.client}: {self.kind} {self.key}{at} "
-            f"{self.value} -> {self.outcome} revision {self.revision}"
+            f"{self.value} -> {self.outcome} revision {self.revision} {self.detail}"
         )
 
 
@@ -106,15 +108,16 @@ class History:
         *,
         revision: int | None = None,
         value: str | None = None,
+        detail: str = "",
     ) -> None:
         """Note the answer; `value` is what a read has shown."""
         self._open.remove(call)
         returned_s = NEVER_S if outcome is Outcome.UNKNOWN else self.now_s()
-        self.operations.append(_operation(call, outcome, returned_s, revision, value))
+        self.operations.append(_operation(call, outcome, returned_s, revision, value, detail))
 
     def close(self) -> list[Operation]:
         """Return all operations; those still open will never be answered."""
-        rest = [_operation(call, Outcome.UNKNOWN, NEVER_S, None, None) for call in self._open]
+        rest = [_operation(call, Outcome.UNKNOWN, NEVER_S, None, None, "") for call in self._open]
         return [*self.operations, *rest]
 
     def count(self, key: str) -> int:
@@ -124,7 +127,12 @@ class History:
 
 
 def _operation(
-    call: Call, outcome: Outcome, returned_s: float, revision: int | None, value: str | None
+    call: Call,
+    outcome: Outcome,
+    returned_s: float,
+    revision: int | None,
+    value: str | None,
+    detail: str,
 ) -> Operation:
     return Operation(
         key=call.key,
@@ -136,6 +144,7 @@ def _operation(
         expected=call.expected,
         revision=revision,
         client=call.client,
+        detail=detail,
     )
 
 

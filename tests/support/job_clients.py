@@ -7,9 +7,12 @@ that does not come is an unknown outcome, and the checker treats it as such.
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
 
 import aiohttp
 
@@ -35,17 +38,31 @@ OUTCOMES = {
 }
 
 
+@asynccontextmanager
+async def careful_session() -> AsyncIterator[aiohttp.ClientSession]:
+    """Open a session that sends each request once.
+
+    By default the library sends a PUT or DELETE again by itself when a connection breaks,
+    and what was done twice looks like what was done once.
+    """
+    async with aiohttp.ClientSession(trust_env=False) as session:
+        session._retry_connection = False
+        yield session
+
+
 class JobClients:
     """Some clients of one cluster; `usable` gives the nodes that may be asked."""
 
     def __init__(
         self,
+        session: aiohttp.ClientSession,
         usable: Callable[[], list[Node]],
         chance: random.Random,
         *,
         jobs: int,
         pause_s: float = 0.05,
     ) -> None:
+        self._session = session
         self._usable = usable
         self._chance = chance
         self._pause_s = pause_s
@@ -104,38 +121,44 @@ class JobClients:
         call = self._history.begin(job, kind, client=client, value=value, expected=expected)
         try:
             async with asyncio.timeout(PATIENCE_S):
-                answer = await _send(node, job, kind, value, expected)
-        except aiohttp.ClientConnectorError:
-            self._history.end(call, Outcome.UNDONE)
-            return
-        except (aiohttp.ClientError, ConnectionError, TimeoutError):
-            self._history.end(call, Outcome.UNKNOWN)
+                answer = await self._send(node.url, job, kind, value, expected)
+        except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+            self._history.end(call, Outcome.UNKNOWN, detail=type(error).__name__)
             return
         outcome, revision, shown = _understood(kind, answer)
-        self._history.end(call, outcome, revision=revision, value=shown)
+        detail = f"{answer.status}"
+        if answer.status >= 400:
+            detail += f" {answer.body['code']}"
+        self._history.end(call, outcome, revision=revision, value=shown, detail=detail)
         if revision is not None:
             self._seen[client, job] = revision
 
+    async def _send(
+        self, url: str, job: str, kind: Kind, value: str | None, expected: int | None
+    ) -> Answer:
+        url = f"{url}/v1/jobs/default/{job}"
+        headers = {} if expected is None else {"If-Match": f'"{expected}"'}
+        body: Any = None
+        match kind:
+            case Kind.READ:
+                return await self._request("GET", f"{url}?consistency=linearizable", headers, body)
+            case Kind.DELETE:
+                return await self._request("DELETE", url, headers, body)
+            case Kind.CREATE:
+                headers = {"If-None-Match": "*"}
+        body = {
+            "name": job,
+            "description": value,
+            "schedule": {"manual": True},
+            "action": {"type": "noop"},
+        }
+        return await self._request("PUT", url, headers, body)
 
-async def _send(
-    node: Node, job: str, kind: Kind, value: str | None, expected: int | None
-) -> Answer:
-    path = f"/v1/jobs/default/{job}"
-    headers = {} if expected is None else {"If-Match": f'"{expected}"'}
-    match kind:
-        case Kind.READ:
-            return await node.request("GET", f"{path}?consistency=linearizable")
-        case Kind.DELETE:
-            return await node.request("DELETE", path, headers=headers)
-        case Kind.CREATE:
-            headers = {"If-None-Match": "*"}
-    document = {
-        "name": job,
-        "description": value,
-        "schedule": {"manual": True},
-        "action": {"type": "noop"},
-    }
-    return await node.request("PUT", path, document, headers=headers)
+    async def _request(self, method: str, url: str, headers: dict[str, str], body: Any) -> Answer:
+        async with self._session.request(method, url, json=body, headers=headers) as response:
+            content = await response.read()
+            decoded = json.loads(content) if content else None
+            return Answer(response.status, response.headers.copy(), decoded)
 
 
 def _understood(kind: Kind, answer: Answer) -> tuple[Outcome, int | None, str | None]:

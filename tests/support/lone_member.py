@@ -14,6 +14,7 @@ from typing import Any, cast
 
 from api import planning
 from consensus.commands import JobDone, PutJob, Result
+from consensus.configuration import Configuration, first_configuration
 from consensus.raft_types import Entry, Journal, Network, RaftSettings
 from consensus.read_rounds import Answer
 from node.node import Node
@@ -34,12 +35,21 @@ class LoneLog:
     is_leader = True
     has_quorum_contact = True
 
-    def __init__(self, *, member: str, applied_index: int, apply: Any, **_: Any) -> None:
+    def __init__(
+        self,
+        *,
+        member: str,
+        applied_index: int,
+        apply: Any,
+        bootstrap: Configuration,
+        **_: Any,
+    ) -> None:
         self.snapshots = SimpleNamespace(receiving=False, facts=dict, lag=0)
         self.leader: str | None = member
+        self.configuration = bootstrap
         self.last_index = applied_index
         self._apply: Callable[[Sequence[Entry]], None] = apply
-        self._waiting: list[bytes] = []
+        self._waiting: list[tuple[bytes, Configuration | None]] = []
 
     async def start(self) -> None:
         self.propose(b"")
@@ -47,17 +57,21 @@ class LoneLog:
     async def stop(self) -> None:
         self._waiting.clear()
 
-    def propose(self, command: bytes) -> int:
+    def propose(self, command: bytes, after: Configuration | None = None) -> int:
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._commit)
-        self._waiting.append(command)
+        self._waiting.append((command, after))
         return self.last_index + len(self._waiting)
+
+    def change(self, after: Configuration) -> int:
+        self.configuration = after
+        return self.propose(b"", after)
 
     def _commit(self) -> None:
         first = self.last_index + 1
         entries = [
-            Entry(index=first + place, term=1, command=command)
-            for place, command in enumerate(self._waiting)
+            Entry(index=first + place, term=1, command=command, configuration=after)
+            for place, (command, after) in enumerate(self._waiting)
         ]
         self._waiting.clear()
         self.last_index += len(entries)
@@ -144,7 +158,7 @@ async def lone_member(directory: Path, **settings: Any) -> AsyncIterator[LoneMem
         NodeSettings(
             name="n1",
             cluster="test",
-            voters=frozenset({"n1"}),
+            bootstrap=first_configuration({"n1": "127.0.0.1:7901"}),
             http_address="",
             version="test",
             **settings,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import pytest
 
 from consensus import commands, features, frames
 from consensus.commands import Command, Heartbeat, Raised, RaiseLevel, Refused, Result
+from consensus.configuration import first_configuration
 from consensus.errors import NoQuorum
 from consensus.features import LevelUnsupported
 from consensus.frames import Envelope, FrameError, Hello, Message, Refusal, Vote
@@ -212,7 +213,7 @@ async def test_the_leader_raises_the_level_as_soon_as_it_can(
     """Not before every voter was heard of, not without a quorum, and not twice."""
     upgrade(monkeypatch)
     door = Door(lab)
-    service = LevelService(door, lab.store, VOTERS, lambda: True)
+    service = LevelService(door, lab.store, lambda: VOTERS, lambda: True)
     announce(lab, a=NEWER, b=NEWER)
     await service.run_once()
     announce(lab, a=NEWER, b=NEWER, c=NEWER - 1)
@@ -236,7 +237,7 @@ async def test_a_mixed_cluster_takes_the_steps_that_all_can_take(
     upgrade(monkeypatch)
     monkeypatch.setattr(features, "CURRENT", NEWER + 1)
     announce(lab, a=NEWER + 1, b=NEWER, c=NEWER + 1)
-    await LevelService(Door(lab), lab.store, VOTERS, lambda: True).run_once()
+    await LevelService(Door(lab), lab.store, lambda: VOTERS, lambda: True).run_once()
     assert features.in_force(lab.store) == NEWER
 
 
@@ -260,6 +261,7 @@ class Wire:
     def queued_bytes(self, member: str) -> int:
         return 0
 
+    def set_peers(self, addresses: Mapping[str, str]) -> None: ...
     async def start(self, listener: Listener) -> None: ...
     async def stop(self) -> None: ...
 
@@ -270,12 +272,12 @@ class Talk:
     def __init__(self) -> None:
         self.wire = Wire()
         self.journal = MemoryJournal(MemoryDisk(b"a" * 16))
-        self.log = RaftLog(self.journal, RaftSettings(), 0)
+        members = first_configuration({"a": "", "b": ""})
+        self.log = RaftLog(self.journal, RaftSettings(), 0, members)
         self.heard: list[Message] = []
         self.opened: list[str] = []
         self.transport = Transport(
-            member="a",
-            voters=frozenset("ab"),
+            seat=members.seats[0],
             cluster="c",
             journal=self.journal,
             log=self.log,
@@ -287,6 +289,7 @@ class Talk:
                 lambda *_: None,
             ),
         )
+        self.transport.set_peers({"b": members.seats[1]})
         self.transport.connected_to("b")
 
     def hear(self, version: int, message: Message) -> None:

@@ -118,11 +118,3 @@ def test_a_frame_that_contradicts_itself_is_refused(content: object) -> None:
     """Versions, kinds, surplus fields, ranges, types and the order of entries are checked."""
     with pytest.raises(FrameError):
         frames.decode(msgpack.packb(content))
-
-
-def test_membership_entries_have_an_encoding_of_their_own() -> None:
-    """They are data, not objects, and nothing else is read as one."""
-    assert frames.decode_membership(frames.encode_membership("add", "m4")) == ("add", "m4")
-    for content in (b"", b"\x80\x02]q\x00.", msgpack.packb(["add"]), msgpack.packb([1, 2])):
-        with pytest.raises(FrameError):
-            frames.decode_membership(content)

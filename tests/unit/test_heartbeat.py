@@ -41,9 +41,9 @@ async def test_a_member_that_does_not_follow_the_log_sends_no_heartbeat() -> Non
         return found
 
     service = HeartbeatService(
-        door, lease, Timekeeper(environment, 500, 0), environment, 1,
+        door, lease, Timekeeper(environment, 500, lambda: 0), environment, 1,
         lambda: Heartbeat("a", b"i" * 16, 5_000, 1, "", "", "", {}, accepting=True, running=0),
-        told.set, lambda: None, lambda now_ms: None, in_step,
+        told.set, lambda: None, lambda: None, in_step,
     )  # fmt: skip
     task = asyncio.create_task(service.run())
     async with asyncio.timeout(5):

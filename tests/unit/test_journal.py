@@ -75,6 +75,22 @@ def test_what_was_written_is_there_after_reopening(tmp_path: Path) -> None:
     again.close()
 
 
+def test_the_base_configuration_is_kept_with_the_trim_that_needs_it(tmp_path: Path) -> None:
+    """It survives the process, a later batch without one leaves it, and damage shows."""
+    journal = open_journal(tmp_path / "j")
+    assert journal.configuration is None
+    journal.write(Batch(records=records(1, 9), configuration=(0, b"first")))
+    journal.write(Batch(trim_below=5, configuration=(4, b"second")))
+    journal.write(Batch(hard_state=HardState(2, None)))
+    journal.close()
+    again = open_journal(tmp_path / "j")
+    assert (again.first_index, again.configuration) == (5, (4, b"second"))
+    again.close()
+    tamper(tmp_path / "j", b"configuration", b"\0" * 12, b"meta")
+    with pytest.raises(JournalDamaged, match="configuration"):
+        open_journal(tmp_path / "j")
+
+
 def test_a_read_stops_where_it_has_read_enough(tmp_path: Path) -> None:
     """A byte bound cuts a read, and one record is always returned."""
     journal = open_journal(tmp_path / "j")

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import ast
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from pysyncobj import syncobj as library
 
-from consensus import raft, raft_behind, raft_rules
+from consensus import raft, raft_behind, raft_members, raft_rules, raft_seams
 from consensus.raft_types import RaftSettings
 from storage.journal_format import EMPTY_PAYLOAD, REGULAR_KIND
+from tests.simulation.raft_hand import Hand
 
 TREE = ast.parse(inspect.getsource(library.SyncObj))
 BASE = TREE.body[0]
@@ -76,7 +79,7 @@ def test_an_attribute_behind_a_property_is_assigned_by_the_library(name: str) ->
     assert name in own_attributes(constructor)
 
 
-@pytest.mark.parametrize("module", [raft, raft_rules, raft_behind])
+@pytest.mark.parametrize("module", [raft, raft_behind, raft_rules, raft_members])
 def test_every_private_name_in_use_exists_in_the_library(module: object) -> None:
     """Our code reads and sets nothing that the library does not have."""
     assert isinstance(BASE, ast.ClassDef)
@@ -160,5 +163,21 @@ def test_settings_that_contradict_each_other_are_refused(
 
 def test_the_kinds_of_entries_are_those_of_the_library() -> None:
     """Other modules tell commands from the rest by the first byte, without the library."""
-    assert REGULAR_KIND == raft.REGULAR
+    kinds = library._COMMAND_TYPE
+    assert (REGULAR_KIND, raft_seams.MEMBERSHIP) == (kinds.REGULAR, kinds.MEMBERSHIP)
     assert bytes([library._COMMAND_TYPE.NO_OP]) == EMPTY_PAYLOAD
+
+
+def test_the_library_has_no_thread_pipe_or_lock_of_its_own() -> None:
+    """A10, T9, T10: what it would do by itself is not there to go wrong."""
+    hand = Hand()
+    try:
+        assert hand.core._SyncObj__thread is None
+        assert not hasattr(hand.core, "_SyncObj__pipeNotifier")
+    finally:
+        hand.close()
+    code = "import consensus.driver, sys; print('pysyncobj.batteries' in sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout.strip() == "False"

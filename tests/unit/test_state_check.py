@@ -10,7 +10,14 @@ import msgspec
 import pytest
 
 from consensus.state_check import HEARD_S_MAX, MARKS_TOLD, StateCheck, StateDiverged
-from node.quarantine import MARKER, Quarantined, check_directory, close_directory
+from node.quarantine import (
+    MARKER,
+    Quarantined,
+    Removed,
+    check_directory,
+    close_directory,
+    leave_directory,
+)
 from node.state_guard import StateGuard
 from tests.support.clocks import ManualEnvironment
 
@@ -210,3 +217,10 @@ def test_a_closed_directory_stays_closed_until_the_report_is_taken_away(tmp_path
         check_directory(tmp_path)
     marker.unlink()
     check_directory(tmp_path)
+
+
+def test_the_directory_of_a_removed_member_is_of_no_more_use(tmp_path: Path) -> None:
+    """It is not started from again, and says what happened to its member."""
+    leave_directory(tmp_path, "n3 was removed.")
+    with pytest.raises(Removed, match=r"n3 was removed\..*of no more use"):
+        check_directory(tmp_path)
