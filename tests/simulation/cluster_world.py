@@ -167,12 +167,15 @@ class ClusterWorld:
 
     def close(self) -> None:
         """End every life and give everything back."""
-        for name in list(self.lives):
-            self.lives.pop(name).kill(power_loss=False)
+        for life in self.lives.values():
+            life.kill(power_loss=False)
         self.loop.run_until_complete(asyncio.sleep(0.1))
         for task in asyncio.all_tasks(self.loop):
             task.cancel()
         self.loop.run_until_complete(asyncio.sleep(0))
+        for life in (*self.lives.values(), *self._dead):
+            life.process.close()
+        self.lives.clear()
         self.loop.close()
         self._directory.cleanup()
 
