@@ -52,6 +52,7 @@ from node.services.levels import LevelService
 from node.services.reaper import Reaper
 from node.services.reporter import Reporter
 from node.services.service import Services
+from node.services.steward import Steward
 from node.services.worker import Worker
 from node.settings import NodeSettings
 from node.spool import Spool
@@ -219,7 +220,10 @@ class Node(Face):
         levels = LevelService(
             self, self.view, lambda: self.raft.configuration.names, lambda: self.raft.is_leader
         )
-        duties = (self.heartbeat, self.due_loop, self.reporter, self.reaper, cleaner, levels)
+        steward = Steward(self.raft, self.view, settings.name)
+        duties = (
+            self.heartbeat, self.due_loop, self.reporter, self.reaper, cleaner, levels, steward,
+        )  # fmt: skip
         watches = () if self._disk_watch is None else (self._disk_watch,)
         self._services = Services((*duties, *watches), self.fail)
         self.departure = Departure(

@@ -79,3 +79,8 @@ class HeartbeatService:
             logger.warning("The cluster has given this member's lease up; it begins anew.")
             self._lease.revoke()
             self._on_given_up()
+        elif isinstance(result, Refused) and result.code == "member_removed":
+            # It goes on the air with its removal, which it hears of as well; until then it
+            # starts nothing, and stops what others may be given.
+            self._lease.revoke()
+            self._on_given_up()

@@ -126,12 +126,6 @@ def test_no_code_of_the_library_that_we_can_reach_unpickles() -> None:
     assert "serialized" not in source
 
 
-def test_the_kinds_of_entries_have_the_numbers_of_the_library() -> None:
-    """What the library appends as a kind is read back as that kind."""
-    kinds = library._COMMAND_TYPE
-    assert (raft_seams.REGULAR, raft_seams.MEMBERSHIP) == (kinds.REGULAR, kinds.MEMBERSHIP)
-
-
 def test_another_text_of_the_library_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,7 +161,8 @@ def test_settings_that_contradict_each_other_are_refused(
 
 def test_the_kinds_of_entries_are_those_of_the_library() -> None:
     """Other modules tell commands from the rest by the first byte, without the library."""
-    assert REGULAR_KIND == library._COMMAND_TYPE.REGULAR
+    kinds = library._COMMAND_TYPE
+    assert (REGULAR_KIND, raft_seams.MEMBERSHIP) == (kinds.REGULAR, kinds.MEMBERSHIP)
     assert bytes([library._COMMAND_TYPE.NO_OP]) == EMPTY_PAYLOAD
 
 
