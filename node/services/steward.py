@@ -45,6 +45,10 @@ class Steward:
     def run_once(self) -> None:
         """Propose the next change, if one is wanted and may be made now."""
         before = self._raft.configuration
+        if self._raft.applied_index < self._raft.configuration_index:
+            # The state here does not know yet what this configuration was made for: taken for
+            # what is wanted, it would undo it.
+            return
         if configuration_of(self._view) is None:
             # The first entry of this kind: from here on the log says who the members are.
             changes = iter([before])

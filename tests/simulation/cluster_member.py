@@ -206,7 +206,7 @@ class MemberLife:
             self.node.fatal.add_done_callback(self._failed)
             self.node.leaving.add_done_callback(lambda _: self.stop())
             self._watch()
-        self.process.spawn(self.node.start())
+        self.process.spawn(self.node.start)
 
     def _make_node(self) -> Node:
         around, name = self._around, self.host.name
@@ -315,7 +315,7 @@ class MemberLife:
         """
         answer: asyncio.Future[Any] = self._around.loop.create_future()
         self._asked[answer] = None
-        self.process.spawn(self._serve(work, answer))
+        self.process.spawn(lambda: self._serve(work, answer))
         return answer
 
     async def _serve(
@@ -336,7 +336,7 @@ class MemberLife:
         """Leave in order, as upon SIGTERM."""
         if not self.stopping:
             self.stopping = True
-            self.process.spawn(self._leave())
+            self.process.spawn(self._leave)
 
     async def _leave(self) -> None:
         await self.node.departure.drain(self._rng.choice(GRACES_S))

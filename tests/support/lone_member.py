@@ -47,6 +47,7 @@ class LoneLog:
         self.snapshots = SimpleNamespace(receiving=False, facts=dict, lag=0)
         self.leader: str | None = member
         self.configuration = bootstrap
+        self.configuration_index = 0
         self.last_index = applied_index
         self._apply: Callable[[Sequence[Entry]], None] = apply
         self._waiting: list[tuple[bytes, Configuration | None]] = []
@@ -65,7 +66,8 @@ class LoneLog:
 
     def change(self, after: Configuration) -> int:
         self.configuration = after
-        return self.propose(b"", after)
+        self.configuration_index = self.propose(b"", after)
+        return self.configuration_index
 
     def _commit(self) -> None:
         first = self.last_index + 1
@@ -95,6 +97,10 @@ class LoneLog:
 
     @property
     def commit_index(self) -> int:
+        return self.last_index
+
+    @property
+    def applied_index(self) -> int:
         return self.last_index
 
 
