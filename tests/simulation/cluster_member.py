@@ -267,7 +267,7 @@ class MemberLife:
             configuration: Configuration | None = None,
         ) -> list[BatchResults]:
             results = apply(index, term, command, effects, configuration)
-            oracle.applied(name, index, term, command, machine.state_hash)
+            oracle.applied(name, index, term, command, machine.state_hash, configuration)
             oracle.require(not effects.faults, f"Entry {index} met a fault: {effects.faults}.")
             return results
 
