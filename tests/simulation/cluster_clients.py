@@ -129,7 +129,7 @@ class Client:
         elif kind == "delete" and len(self.jobs) > 1:
             await self.do("delete", job, self._deletion)
         elif kind in ("pause", "resume"):
-            await self.do(kind, job, self._pausing(paused=kind == "pause"))
+            await self.do(kind, job, self.pausing(paused=kind == "pause"))
         elif kind == "edit":
             await self.do("edit", job, self._edit)
         elif kind == "cancel":
@@ -166,10 +166,10 @@ class Client:
     async def finish(self) -> None:
         """Let no job stand still: what is paused is resumed, until that is certain."""
         for job in self.jobs:
-            wish = await self.do("resume", job, self._pausing(paused=False))
+            wish = await self.do("resume", job, self.pausing(paused=False))
             while wish.known not in ("accepted", "refused"):
                 await asyncio.sleep(0.5)
-                wish = await self.do("resume", job, self._pausing(paused=False))
+                wish = await self.do("resume", job, self.pausing(paused=False))
 
     # --- How it asks --------------------------------------------------------------------------
 
@@ -245,7 +245,7 @@ class Client:
         nonce = node.environment.random.getrandbits(32)
         return TriggerJob(wish.job, node.now_ms(), nonce, wish.key)
 
-    def _pausing(self, *, paused: bool) -> Callable[[Node, Wish], Command]:
+    def pausing(self, *, paused: bool) -> Callable[[Node, Wish], Command]:
         return lambda node, wish: PauseJob(wish.job, paused, None, wish.key)
 
     def _deletion(self, node: Node, wish: Wish) -> Command | None:

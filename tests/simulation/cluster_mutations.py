@@ -6,6 +6,7 @@ named after the mistakes.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -54,7 +55,12 @@ def _runner_ignores_the_lease() -> list[Patch]:
     def advance(self: StopPlan, now_s: float, lease_until_s: float) -> Any:
         return original(self, now_s, float("inf"))
 
-    return [(StopPlan, "advance", advance)]
+    next_due_s = StopPlan.next_due_s
+
+    def due_s(self: StopPlan, lease_until_s: float) -> float:
+        return next_due_s(self, float("inf"))
+
+    return [(StopPlan, "advance", advance), (StopPlan, "next_due_s", due_s)]
 
 
 def _runner_starts_without_a_lease() -> list[Patch]:
@@ -163,7 +169,15 @@ def _at_most_once_is_tried_again() -> list[Patch]:
 def _state_not_looked_at_before_the_start() -> list[Patch]:
     def start(self: Worker, held: Any) -> None:
         held.timer = None
-        self._start_valid(held, held.run)
+        job = held.key[: keys.JOB_ID_BYTES]
+        raw = self._view.get(keys.JOB_STATE + job)
+        assert raw is not None
+        state = models.decode_job_state(raw)
+        definition = self._definitions.get(job, state.revision)
+        assert definition is not None
+        held.must_stop = definition.overlap != "allow"
+        work = self._execute(held, held.run, state, definition)
+        held.task = asyncio.get_running_loop().create_task(work)
 
     return [(Worker, "_start", start)]
 

@@ -149,7 +149,9 @@ class History:
         self.reference = Reference(self.store)
         for index, applied in sorted(oracle.by_index.items()):
             self.reference.at_s = applied.at_s
-            self.reference.apply(index, applied.term, applied.command, Effects())
+            self.reference.apply(
+                index, applied.term, applied.command, Effects(), applied.configuration
+            )
             self.reference.finish()
             oracle.require(
                 self.reference.state_hash == applied.state_hash,

@@ -124,6 +124,9 @@ class ClusterWorld:
         if self.loop.time() < self._clear_s[name]:
             self.loop.call_at(self._clear_s[name] + 0.001, self.start, name)
             return
+        if self.hosts[name].install():
+            self.oracle.counts["snapshots installed"] += 1
+            self.oracle.note(name, "has installed a snapshot")
         self.oracle.note(name, "starts")
         self.lives[name] = MemberLife(self._around, self.hosts[name])
 
@@ -167,12 +170,15 @@ class ClusterWorld:
 
     def close(self) -> None:
         """End every life and give everything back."""
-        for name in list(self.lives):
-            self.lives.pop(name).kill(power_loss=False)
+        for life in self.lives.values():
+            life.kill(power_loss=False)
         self.loop.run_until_complete(asyncio.sleep(0.1))
         for task in asyncio.all_tasks(self.loop):
             task.cancel()
         self.loop.run_until_complete(asyncio.sleep(0))
+        for life in (*self.lives.values(), *self._dead):
+            life.process.close()
+        self.lives.clear()
         self.loop.close()
         self._directory.cleanup()
 

@@ -158,7 +158,11 @@ def test_a_torn_record_costs_only_itself(tmp_path: Path, cut: int) -> None:
     path.write_bytes(path.read_bytes()[:-cut])
     again = Spool(path)
     assert again.recover() == [end(1)]
+    again.keep(end(3))
     again.close()
+    third = Spool(path)
+    assert third.recover() == [end(1), end(3)]
+    third.close()
 
 
 def test_slots_that_commands_could_not_fill_are_refused() -> None:
