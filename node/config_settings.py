@@ -225,6 +225,15 @@ class RaftConfig(Struct, frozen=True, kw_only=True):
             description="The same in bytes; whichever of the two is reached first counts.",
         ),
     ] = 256 * MIB
+    snapshot_bytes_per_s: Annotated[
+        int,
+        Meta(
+            ge=100_000,
+            le=10_000_000_000,
+            description="How fast a leader sends the state to a member that was away for longer. "
+            "Lower it where the disk or the network is needed for other things.",
+        ),
+    ] = 50_000_000
 
 
 class SchedulerConfig(Struct, frozen=True, kw_only=True):

@@ -33,6 +33,7 @@ from node.settings import NodeSettings
 from storage.clock import SystemEnvironment
 from storage.invariant import InvariantViolated, invariant
 from storage.journal_format import DiskFailed, JournalDamaged, JournalMismatch
+from storage.snapshot_format import SnapshotDamaged
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ ENDS: tuple[tuple[tuple[type[BaseException], ...], int, str], ...] = (
             JournalMismatch,
             JournalDamaged,
             LevelUnsupported,
+            SnapshotDamaged,
         ),
         EXIT_REFUSED,
         "This member cannot start",
@@ -147,6 +149,7 @@ def _raft_settings(config: Config) -> RaftSettings:
         heartbeat_s=raft.heartbeat_ms / 1000,
         tail_entries_max=raft.journal_tail_entries,
         tail_bytes_max=raft.journal_tail_bytes,
+        snapshot_bytes_per_s=raft.snapshot_bytes_per_s,
     )
 
 

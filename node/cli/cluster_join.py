@@ -90,6 +90,7 @@ def _take_in(
     from node.config_settings import MemberConfig  # noqa: PLC0415
     from node.config_text import render_new  # noqa: PLC0415
 
+    _check_release(client)
     wish = {"proof": token.proof.hex(), "name": token.member, "address": address}
     # The key comes from the request, so that a second call gets the answer of the first one.
     key = sha256(f"{token.token_hash.hex()} {address}".encode()).hexdigest()
@@ -105,6 +106,16 @@ def _take_in(
     draft = place / f"{FILE}.new"
     draft.write_text(text, encoding="utf-8")
     os.replace(draft, place / FILE)
+
+
+def _check_release(client: Client) -> None:
+    """Refuse before there is a seat what the first entry of the log would refuse behind it."""
+    from consensus.features import FIRST, LevelUnsupported, check_level  # noqa: PLC0415
+
+    try:
+        check_level(client.get("/v1/cluster").json().get("feature_level", FIRST))
+    except LevelUnsupported as error:
+        raise CommandFailed(str(error), CONFLICT) from None
 
 
 def _write_certificates(folder: Path, token: JoinToken, bundle: bytes) -> None:

@@ -124,6 +124,9 @@ class ClusterWorld:
         if self.loop.time() < self._clear_s[name]:
             self.loop.call_at(self._clear_s[name] + 0.001, self.start, name)
             return
+        if self.hosts[name].install():
+            self.oracle.counts["snapshots installed"] += 1
+            self.oracle.note(name, "has installed a snapshot")
         self.oracle.note(name, "starts")
         self.lives[name] = MemberLife(self._around, self.hosts[name])
 

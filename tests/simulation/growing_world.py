@@ -18,17 +18,13 @@ from consensus.raft_configurations import Placed, packed
 from consensus.raft_types import MemberRefused, MemberRemoved, NotLeader, RaftSettings
 from storage.journal_format import Batch
 from storage.memory_journal import MemoryDisk
-from tests.simulation.raft_life import SETTINGS, Life, RaftLife, Remains
+from tests.simulation.raft_life import SHORT_LOG, Life, RaftLife, Remains
 from tests.simulation.raft_options import Options
 from tests.simulation.raft_oracle import Oracle, SafetyViolated
 from tests.simulation.raft_world import World
 
 SPARE_NAMES = ("n4", "n5", "n6", "n7")
 VOTERS_MIN = 3
-# Newcomers get the log from its beginning, so it has to be there for a while.
-GROWING = RaftSettings(
-    **{name: getattr(SETTINGS, name) for name in SETTINGS.__slots__} | {"tail_entries_max": 2000}
-)
 
 
 def newcomer(name: str, base: Placed, voters: frozenset[str]) -> Remains:
@@ -43,7 +39,7 @@ def newcomer(name: str, base: Placed, voters: frozenset[str]) -> Remains:
 class GrowingWorld(World):
     """Members `n1` to `n<members>` at first; see the module's text."""
 
-    def __init__(self, options: Options, settings: RaftSettings = GROWING) -> None:
+    def __init__(self, options: Options, settings: RaftSettings = SHORT_LOG) -> None:
         super().__init__(options, self._make_life)
         self.settings = settings
         self.first = first_configuration({name: f"{name}:7901" for name in self.remains})
@@ -109,7 +105,7 @@ class GrowingWorld(World):
         seat = base[1].seat(name)
         assert seat is not None
         self.seats[name] = seat
-        for members in (self.gone, self.wiped, self.behind):
+        for members in (self.gone, self.wiped):
             members.discard(name)
         self.start(name)
 
@@ -156,7 +152,7 @@ class GrowingWorld(World):
 
     def _act(self, raft: Raft) -> None:
         before = raft.configuration
-        lost = [seat.name for seat in before.seats if seat.name in self.gone | self.behind]
+        lost = [seat.name for seat in before.seats if seat.name in self.gone]
         if lost and self._operator.random() < 0.5:
             self._remove(raft, before, lost[0])
             return
@@ -213,7 +209,7 @@ class GrowingWorld(World):
         raft.change(before.having(moved))
 
     def _wipe_any(self, raft: Raft, before: Configuration) -> None:
-        down = self.gone | self.behind | self.wiped
+        down = self.gone | self.wiped
         if len(before.voters) >= VOTERS_MIN and not before.names & down:
             known = [name for name in before.names if name in self.lives]
             if known:

@@ -71,16 +71,22 @@ NOTICED: dict[str, Seeds | str] = {
     "lonely_leader_stays": "e06_leader_without_followers.txt",
     "transfer_takes_commands": "e08_transfer.txt",
     "reads_without_asking": Seeds(mode=Mode.REGISTERS),
-    "reads_without_a_round": Seeds(mode=Mode.REGISTERS, first=10, count=30),
-    "rounds_count_older_answers": Seeds(mode=Mode.REGISTERS, first=10, count=30),
-    "reads_before_an_entry_of_the_term": Seeds(mode=Mode.REGISTERS, count=30),
+    "reads_without_a_round": Seeds(mode=Mode.REGISTERS, first=10, count=80),
+    "rounds_count_older_answers": Seeds(mode=Mode.REGISTERS, first=10, count=80),
+    "reads_before_an_entry_of_the_term": Seeds(mode=Mode.REGISTERS, count=80),
     "silent_disk_leads_on": "d10_leader_whose_disk_hangs.txt",
+    "commit_moves_with_snapshot": "snapshots::test_a_demand_for_a_snapshot_commits_nothing",
+    "damaged_snapshot_accepted": "snapshots::test_a_damaged_snapshot_is_fetched_again",
+    "old_snapshot_accepted": "snapshots::test_a_snapshot_that_is_not_ahead_ends_nothing",
+    "log_not_kept_for_transfers": "snapshots::test_the_log_behind_a_snapshot_is_kept",
+    "requests_are_no_contact": "snapshots::test_a_member_that_is_behind_keeps_its_leader",
+    "no_probe_after_snapshot": "snapshots::test_what_was_confirmed_and_trimmed_is_asked_again",
 }  # fmt: skip
 
 
 # What chance finds as well, which shows that the seeds are worth their time.
 FOUND_BY_CHANCE = {
-    "visible_before_durable": Seeds(mode=Mode.POWER_LOSS, first=5),
+    "visible_before_durable": Seeds(mode=Mode.POWER_LOSS, first=5, count=80),
     "cut_behind_any_match": Seeds(),
     "confirm_own_end": Seeds(),
     "commit_own_end": Seeds(),

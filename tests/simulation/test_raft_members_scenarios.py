@@ -10,7 +10,7 @@ from consensus.configuration import Configuration, Role, Seat
 from consensus.errors import ChangeRefused
 from consensus.raft_types import MemberRefused, MemberRemoved
 from storage.memory_journal import MemoryDisk
-from tests.simulation.growing_world import GROWING, newcomer
+from tests.simulation.growing_world import newcomer
 from tests.simulation.membership_mutations import without
 from tests.simulation.raft_life import SETTINGS, Remains
 from tests.simulation.raft_oracle import SafetyViolated
@@ -23,7 +23,7 @@ class Stage(Scene):
     """A scene whose members change; what a script asks for is done before it goes on."""
 
     def __init__(self, members: int = 3) -> None:
-        super().__init__(members, GROWING)
+        super().__init__(members, SETTINGS)
         self.first = frozenset(self.names)
 
     def change(self, make: Callable[[Configuration], Configuration]) -> None:

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 from api import planning
@@ -43,6 +44,7 @@ class LoneLog:
         bootstrap: Configuration,
         **_: Any,
     ) -> None:
+        self.snapshots = SimpleNamespace(receiving=False, facts=dict, lag=0)
         self.leader: str | None = member
         self.configuration = bootstrap
         self.configuration_index = 0

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from consensus import features
 from consensus.certificates import MEMBER_KEY, create_authority
 from consensus.configuration import Seat, encode_configuration, first_configuration
 from node.cli import exits
@@ -102,6 +103,21 @@ def test_a_token_becomes_a_member_that_can_be_started(
     assert journal.configuration == (60, encode_configuration(cluster.configuration))
     journal.close()
     assert join(token, place) == exits.CONFLICT
+
+
+def test_a_release_below_the_clusters_level_does_not_join(
+    api: StubApi, authority: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    """It is refused before the token is used, so the right release can use it."""
+    cluster = Cluster(api)
+    assert run(["cluster", "token", "n4", "--authority", str(authority)]) == exits.OK
+    token = capsys.readouterr().out.strip()
+    later = {"cluster": "c", "feature_level": features.CURRENT + 1}
+    api.on("GET", "/v1/cluster", Reply(document=later))
+    assert join(token, tmp_path / "n4") == exits.CONFLICT
+    assert f"supports up to {features.CURRENT}" in capsys.readouterr().err
+    assert cluster.keys == []
+    assert not (tmp_path / "n4").exists()
 
 
 def test_an_interrupted_join_goes_on(
