@@ -83,7 +83,10 @@ def is_certain(history: History, key: bytes) -> bool:
     raw = history.store.get(keys.JOB_STATE + job)
     assert raw is not None
     eras = cluster_verdict.eras_of(history, job, models.decode_job_state(raw))
-    return any(era.must_from_ms <= due_ms <= era.must_until_ms for era in eras)
+    return any(
+        due_ms in era.occurrences and era.must_from_ms <= due_ms <= era.must_until_ms
+        for era in eras
+    )
 
 
 def test_an_outcome_too_many_is_noticed(oracle: ClusterOracle, wishes: list[Wish]) -> None:
