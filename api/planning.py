@@ -68,9 +68,12 @@ def rescheduled(
 
     `reason` says which of the two; what fell into a pause is named after the pause.
     """
-    if state.due_ms is None or state.due_ms > now_ms or cursor.behind(state):
+    due_ms = state.due_ms
+    if cursor.behind(state):
+        due_ms = _next(old.schedule, cursor.decided_until(state))
+    if due_ms is None or due_ms > now_ms:
         return ()
-    return _overdue(old.schedule, state, state.due_ms, now_ms, reason, COUNTS_MAX).spans
+    return _overdue(old.schedule, state, due_ms, now_ms, reason, COUNTS_MAX).spans
 
 
 def decide(

@@ -43,16 +43,11 @@ class Harm:
     async def run(self, seconds: float) -> None:
         """Strike for a while, then bring everybody back."""
         end_s = time.monotonic() + seconds
-        healing: set[asyncio.Task[None]] = set()
-        try:
+        async with asyncio.TaskGroup() as healing:
             while time.monotonic() < end_s:
                 await asyncio.sleep(self._chance.uniform(0.3, 1.0) * self._every_s)
                 if len(self._harmed) < (len(self._cluster.nodes) - 1) // 2:
-                    task = asyncio.create_task(self._strike())
-                    healing.add(task)
-                    task.add_done_callback(healing.discard)
-        finally:
-            await asyncio.gather(*healing)
+                    healing.create_task(self._strike())
 
     async def _strike(self) -> None:
         usable = self.usable

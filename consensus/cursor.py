@@ -36,7 +36,7 @@ def last_of(
     """Return the last of the occurrences that are to be decided, with those before them.
 
     None means that they cannot be decided so: they do not begin with the cursor, are not
-    in order, overlap, or are decided already.
+    in order, overlap, or are decided already. A cursor that is behind is no beginning.
     """
     until_ms = decided_until(state)
     if launch is None and not skipped:
@@ -45,7 +45,8 @@ def last_of(
     if launch is not None:
         spans.append((launch.due_ms, launch.due_ms))
     spans.sort()
-    if spans[0][0] != state.due_ms or any(span.count < 1 for span in skipped):
+    begins = behind(state) or spans[0][0] == state.due_ms
+    if not begins or any(span.count < 1 for span in skipped):
         return None
     for first_ms, last_ms in spans:
         if first_ms <= until_ms or last_ms < first_ms:

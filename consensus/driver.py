@@ -52,7 +52,8 @@ class Raft(RaftView):
     `on_fatal` is called once, with the reason, when the member cannot go on.
 
     `bootstrap` is the first configuration of the cluster, the same on all its first members.
-    The journal remembers it; from then on the journal and the log say who belongs together.
+    The journal remembers it; from then on the journal and the log say who belongs together. A
+    member that has joined later has none, and its journal was given one.
 
     The journal is opened and closed by the caller. `writer` runs its transactions; without
     one, a thread of its own does.
@@ -66,7 +67,7 @@ class Raft(RaftView):
         self,
         *,
         member: str,
-        bootstrap: Configuration,
+        bootstrap: Configuration | None,
         cluster: str,
         journal: Journal,
         network: Network,

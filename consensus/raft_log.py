@@ -42,7 +42,7 @@ class RaftLog:
         journal: Journal,
         settings: RaftSettings,
         applied_index: int,
-        bootstrap: Configuration,
+        bootstrap: Configuration | None,
     ) -> None:
         _check_start(journal, applied_index)
         self._journal = journal
@@ -68,9 +68,16 @@ class RaftLog:
         self._pending_configuration: tuple[int, bytes] | None = None
         self.configurations = self._configured(bootstrap)
 
-    def _configured(self, bootstrap: Configuration) -> Configurations:
+    def _configured(self, bootstrap: Configuration | None) -> Configurations:
         stored = self._journal.configuration
+        if stored is None and bootstrap is None:
+            raise JournalDamaged(
+                "This member has joined a running cluster, and its data directory does not know "
+                "of it any more. Remove the member from the cluster and join again, with an empty "
+                "directory."
+            )
         if stored is None:
+            assert bootstrap is not None
             self._pending_configuration = packed((0, bootstrap))
             self.sequence += 1
             return Configurations((0, bootstrap), self._all_records())

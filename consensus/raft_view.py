@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from consensus.configuration import Configuration
+from consensus.configuration import Configuration, encode_configuration
 from consensus.raft import RaftCore
 from consensus.raft_configurations import Placed
 from consensus.raft_log import RaftLog
@@ -37,6 +37,18 @@ class RaftView:
     def configuration(self) -> Configuration:
         """Return who belongs to the cluster, as the newest entry in the log has it."""
         return self._core.configuration[1]
+
+    @property
+    def configuration_index(self) -> int:
+        """Return the index of that entry, or of what the log begins with."""
+        return self._core.configuration[0]
+
+    def configuration_at(self, index: int) -> bytes:
+        """Return the configuration as of an applied entry, as the journal and a snapshot keep it.
+
+        With a snapshot it becomes what the receiver's log begins with.
+        """
+        return encode_configuration(self._log.configurations.at(index)[1])
 
     @property
     def committed_configuration(self) -> Placed:

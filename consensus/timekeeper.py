@@ -6,11 +6,13 @@ followed, as it is the slewing of a time daemon. A jump is believed when the oth
 agree with it, or when nobody contradicts it for a while; until then the member holds on to
 the time it had, says that its clock is suspect, and claims nothing.
 
-Members tell each other their time once a heartbeat. What the median of all of them
+Members ask each other for their time once a heartbeat. What the median of all of them
 (including this one) says is the cluster's time of day; who is further off it than the
 permitted skew is suspect as well. So is who has not heard enough others lately to be a
-majority together with them: a machine that comes up may have any time whatever. Nothing of
-this is ever used for safety.
+majority together with them: a machine that comes up may have any time whatever. Where two members
+contradict each other and there is no third, the log knows: the time of its last entry, and
+what has gone by since, is a time that it cannot be before. Nothing of this is ever used for
+safety.
 """
 
 from __future__ import annotations
@@ -26,6 +28,13 @@ SLEW_MS_MAX = 250
 ALONE_S = 5.0
 # An offset that was not confirmed for so long says nothing any more.
 OFFSET_AGE_S_MAX = 10.0
+# What was on its way for longer makes a member look as far behind.
+ROUND_TRIP_MS_MAX = 1_000
+# Clocks run at the same rate within a percent, so this much of what one shows has gone by.
+RATE_MIN = 0.99
+# The cluster's clock moves on at least so fast, that leases end whatever the members'
+# clocks show, and so slowly that the true time can catch up with it.
+CARRIED_RATE = 0.5
 
 
 class Timekeeper:
@@ -46,6 +55,9 @@ class Timekeeper:
         self._jumped_since_s: float | None = None
         # How far another member's time is ahead of this one's, and when that was seen.
         self._offsets: dict[str, tuple[int, float]] = {}
+        # The cluster's clock as it was last moved, and when that was seen.
+        self._log_ms = 0
+        self._log_s = self._anchor_s
 
     def now_ms(self) -> int:
         """Return the time of day, carried forward from the last check."""
@@ -57,10 +69,34 @@ class Timekeeper:
         offset_ms = self.offset_ms
         return self.now_ms() + (offset_ms if abs(offset_ms) > self._skew_ms_max else 0)
 
+    def log_said(self, clock_ms: int) -> None:
+        """Take note of the cluster's clock, as the log has just moved it."""
+        if clock_ms != self._log_ms:
+            self._log_ms, self._log_s = clock_ms, self._environment.monotonic_s()
+
+    def stamp_ms(self) -> int:
+        """Return the time for an entry: the cluster's, which never runs backwards.
+
+        It may not leap ahead with the clock of one member, for it would stay there: what
+        is retried or triggered would wait until the true time has caught up. So a time
+        that nobody has confirmed is not used. Nor may it stand still, for leases end by it.
+        """
+        carried_ms = self._carried_ms(CARRIED_RATE)
+        if self._log_ms and not self.confirmed:
+            return carried_ms
+        return max(carried_ms, self.cluster_ms())
+
+    def _carried_ms(self, rate: float) -> int:
+        elapsed_s = self._environment.monotonic_s() - self._log_s
+        return self._log_ms + int(elapsed_s * 1000 * rate)
+
     @property
     def offset_ms(self) -> int:
         """How far the cluster's time is ahead of this member's."""
-        return int(statistics.median_low([0, *self._fresh()]))
+        offsets = [0, *self._fresh()]
+        earliest_ms = self._carried_ms(RATE_MIN) - self._skew_ms_max - self.now_ms()
+        possible = [offset_ms for offset_ms in offsets if offset_ms >= earliest_ms]
+        return int(statistics.median_low(possible or offsets))
 
     @property
     def confirmed(self) -> bool:
@@ -84,12 +120,19 @@ class Timekeeper:
             if now_s - seen_s <= OFFSET_AGE_S_MAX
         ]
 
-    def heard(self, member: str, their_now_ms: int) -> bool:
-        """Take note of another member's time, just received; return whether it is news."""
-        now_s = self._environment.monotonic_s()
-        _, seen_s = self._offsets.get(member, (0, now_s - 2 * OFFSET_AGE_S_MAX))
-        self._offsets[member] = (their_now_ms - self.now_ms(), now_s)
-        return now_s - seen_s > OFFSET_AGE_S_MAX
+    def answered(self, member: str, asked_ms: int, their_now_ms: int) -> None:
+        """Take another member's answer to a question that this one asked at `asked_ms`.
+
+        That is on this member's monotonic clock. An answer that was long on its way, or
+        waited while this process was stopped, says nothing about the present.
+        """
+        round_trip_ms = self._environment.monotonic_s() * 1000 - asked_ms
+        if 0 <= round_trip_ms <= ROUND_TRIP_MS_MAX:
+            self.heard(member, their_now_ms)
+
+    def heard(self, member: str, their_now_ms: int) -> None:
+        """Take note of another member's time, just received."""
+        self._offsets[member] = (their_now_ms - self.now_ms(), self._environment.monotonic_s())
 
     def check(self) -> None:
         """Compare with the wall clock; to be called about once a second."""

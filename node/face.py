@@ -14,7 +14,6 @@ from consensus.proposer import Proposer
 from consensus.read_index import ReadIndex
 from consensus.timekeeper import Timekeeper
 from node.backups import Backup, Backups
-from node.cluster_time import ClusterTime
 from node.executors.registry import Registry
 from node.metrics import Metrics
 from node.replica import Replica
@@ -31,7 +30,6 @@ class Face:
 
     environment: Environment
     timekeeper: Timekeeper
-    time: ClusterTime
     replica: Replica
     raft: Raft
     registry: Registry
@@ -70,7 +68,7 @@ class Face:
 
     def now_ms(self) -> int:
         """Return the time of day as the cluster has it."""
-        return self.time.now_ms()
+        return max(self.replica.machine.clock_ms, self.timekeeper.cluster_ms())
 
     @property
     def time_confirmed(self) -> bool:

@@ -104,10 +104,11 @@ def boot_of(config: Config) -> Boot:
     """Translate a configuration into what a member is started from."""
     scheduler = config.scheduler
     http_port = config.http.port  # a port of the member's own is in it already
+    addresses = {member.name: member.address for member in config.cluster.members}
     settings = NodeSettings(
         name=config.node.name,
         cluster=config.cluster.name,
-        bootstrap=first_configuration({m.name: m.address for m in config.cluster.members}),
+        bootstrap=None if config.cluster.joined else first_configuration(addresses),
         http_address=f"http://{config.http.host}:{http_port}",
         version=version("cronclave"),
         slots=config.node.slots,

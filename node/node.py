@@ -30,7 +30,6 @@ from consensus.read_index import ReadIndex
 from consensus.state_check import StateCheck
 from consensus.timekeeper import Timekeeper
 from node.backups import Backups, Source
-from node.cluster_time import ClusterTime
 from node.definitions import Definitions
 from node.departure import Departure
 from node.disk import Disk, DiskAlmostFull, Marks
@@ -53,10 +52,12 @@ from node.services.levels import LevelService
 from node.services.reaper import Reaper
 from node.services.reporter import Reporter
 from node.services.service import Services
+from node.services.steward import Steward
 from node.services.worker import Worker
 from node.settings import NodeSettings
 from node.spool import Spool
 from node.state_guard import StateGuard
+from node.time_exchange import TimeExchange
 from storage import keys, models
 from storage.clock import Environment, new_id
 from storage.models import Member
@@ -64,7 +65,7 @@ from storage.store import FlushedStore, View
 
 logger = logging.getLogger(__name__)
 
-BATCH_KIND, TIME_KIND, MARKS_KIND, READ_KIND, DISK_KIND = b"b", b"t", b"m", b"r", b"d"
+BATCH_KIND, MARKS_KIND, READ_KIND, DISK_KIND = b"b", b"m", b"r", b"d"
 MEMBERS_MAX = 100
 
 
@@ -121,7 +122,7 @@ class Node(Face):
         self.replica = Replica(
             store, environment, Listeners(self._take_results), self.fail, state_writer
         )
-        self.time = ClusterTime(self.timekeeper, environment, lambda: self.replica.machine.clock_ms)
+        self.timekeeper.log_said(self.replica.machine.clock_ms)
         self._build_consensus(network, raft_settings, raft_class)
         self._backups = None if source is None else Backups(source, self.replica)
         self.state_guard = self._make_state_guard()
@@ -140,7 +141,7 @@ class Node(Face):
         self._proposer = Proposer(
             session=new_id(environment),
             environment=environment,
-            clock_ms=self.time.stamp_ms,
+            clock_ms=self.timekeeper.stamp_ms,
             message_kind=BATCH_KIND,
             level=self._level,
         )
@@ -219,7 +220,10 @@ class Node(Face):
         levels = LevelService(
             self, self.view, lambda: self.raft.configuration.names, lambda: self.raft.is_leader
         )
-        duties = (self.heartbeat, self.due_loop, self.reporter, self.reaper, cleaner, levels)
+        steward = Steward(self.raft, self.view, settings.name)
+        duties = (
+            self.heartbeat, self.due_loop, self.reporter, self.reaper, cleaner, levels, steward,
+        )  # fmt: skip
         watches = () if self._disk_watch is None else (self._disk_watch,)
         self._services = Services((*duties, *watches), self.fail)
         self.departure = Departure(
@@ -228,7 +232,7 @@ class Node(Face):
         )  # fmt: skip
         listeners = self.replica.listeners
         listeners.effects += [self._take_effects, self.metrics.applied]
-        listeners.applied += [self.time.note_applied, lambda _: self._proposer.progress()]
+        listeners.applied.append(self._applied)
         listeners.flushed = self.raft.trim
 
     # --- Life ------------------------------------------------------------------------------
@@ -268,19 +272,14 @@ class Node(Face):
         """Connect what members tell each other past the log with who listens to it."""
         mailbox = self._mailbox
         mailbox.on(BATCH_KIND, lambda _, content: self._proposer.receive(content))
-        mailbox.on(TIME_KIND, self._hear_time)
         mailbox.on(READ_KIND, self._reads.receive)
         mailbox.on(MARKS_KIND, self.state_guard.receive)
+        self._times = TimeExchange(self.timekeeper, self.environment, mailbox)
         mailbox.attach(self.raft)
 
-    def _hear_time(self, sender: str, content: bytes) -> None:
-        if self.timekeeper.heard(sender, int.from_bytes(content)):
-            # It may be as new to whoever has just come up as it was here.
-            self._mailbox.tell(sender, TIME_KIND, self.timekeeper.now_ms().to_bytes(8, "big"))
-
-    def _beat(self, now_ms: int) -> None:
-        """Tell the other members, past the log, what goes with every heartbeat."""
-        self._mailbox.tell_all(TIME_KIND, now_ms.to_bytes(8, "big"))
+    def _beat(self) -> None:
+        """Ask and tell the other members, past the log, what goes with every heartbeat."""
+        self._times.ask()
         self.state_guard.beat()
 
     def _on_leadership(self, leads: bool) -> None:
@@ -288,6 +287,10 @@ class Node(Face):
         self._proposer.progress()
 
     # --- What the log says ------------------------------------------------------------------
+
+    def _applied(self, _: int) -> None:
+        self.timekeeper.log_said(self.replica.machine.clock_ms)
+        self._proposer.progress()
 
     def _take_results(self, results: list[BatchResults]) -> None:
         for session, sequence, outcome in results:

@@ -23,6 +23,7 @@ import msgspec
 from consensus import commands, features
 from consensus.context import Effects
 from consensus.machine import Machine
+from consensus.raft_seams import entry_of
 from node.boot import locked
 from node.quarantine import check_directory
 from storage import keys, models
@@ -84,9 +85,9 @@ class Survivor:
             InvariantViolated: an entry is not understood by this release.
         """
         machine = Machine(self._store)
-        for payload, index, term in self._records():
-            command = payload[1:] if payload[0] == REGULAR_KIND else b""
-            machine.apply(index, term, command, Effects())
+        for record in self._records():
+            entry = entry_of(record)
+            machine.apply(entry.index, entry.term, entry.command, Effects(), entry.configuration)
         machine.finish()
 
     def chunks(self, environment: Environment) -> Iterator[bytes]:

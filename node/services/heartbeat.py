@@ -39,7 +39,7 @@ class HeartbeatService:
         make: Callable[[], Heartbeat],
         on_renewed: Callable[[], None],
         on_given_up: Callable[[], None],
-        tell_time: Callable[[int], None],
+        ask_time: Callable[[], None],
     ) -> None:
         self._door = door
         self._lease = lease
@@ -49,14 +49,14 @@ class HeartbeatService:
         self._make = make
         self._on_renewed = on_renewed
         self._on_given_up = on_given_up
-        self._tell_time = tell_time
+        self._ask_time = ask_time
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
         while True:
             began_s = loop.time()
             self._timekeeper.check()
-            self._tell_time(self._timekeeper.now_ms())
+            self._ask_time()
             await self.run_once()
             confirmed = self._timekeeper.confirmed
             period_s = self._period_s if confirmed else min(UNCONFIRMED_S, self._period_s)
@@ -77,5 +77,10 @@ class HeartbeatService:
             self._on_renewed()
         elif isinstance(result, Refused) and result.code == "lease_expired":
             logger.warning("The cluster has given this member's lease up; it begins anew.")
+            self._lease.revoke()
+            self._on_given_up()
+        elif isinstance(result, Refused) and result.code == "member_removed":
+            # It goes on the air with its removal, which it hears of as well; until then it
+            # starts nothing, and stops what others may be given.
             self._lease.revoke()
             self._on_given_up()

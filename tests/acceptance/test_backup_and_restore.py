@@ -6,12 +6,11 @@ import asyncio
 import json
 import shutil
 import stat
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from consensus.restoration import INDEX_GAP
-from tests.support.cluster import Cluster, Node, three_nodes, until
+from tests.support.cluster import Cluster, Node, scheduled_seconds, three_nodes, until
 from tests.support.restored_cluster import Said, cluster_in, command, member_options
 
 JOBS_FIRST, JOBS_MORE = 40, 30
@@ -44,15 +43,6 @@ async def start_sleeper(cluster: Cluster, name: str, delivery: str) -> str:
 
 def in_the_background(*arguments: str | Path) -> asyncio.Task[Said]:
     return asyncio.create_task(asyncio.to_thread(command, *arguments))
-
-
-def scheduled_times(outcomes: list[Any]) -> list[int]:
-    """Return the nominal seconds of a job's outcomes, ranges in full, in order."""
-    times = []
-    for outcome in outcomes:
-        first = round(datetime.fromisoformat(outcome["scheduled_at"]).timestamp())
-        times += [first + place for place in range(outcome.get("count", 1))]
-    return sorted(times)
 
 
 async def all_runs(node: Node, query: str = "") -> list[Any]:
@@ -91,7 +81,7 @@ async def test_a_cluster_is_restored_from_a_backup_that_was_made_under_load(
         assert said.status == 0, said
         assert "no contact" not in said.err
         fences = [(await old.nodes[0].run(run))["fence"] for run in (again, once)]
-        ticked = scheduled_times(await old.nodes[0].outcomes(tick))
+        ticked = scheduled_seconds(await old.nodes[0].outcomes(tick))
         await stale_backup_says_so(old, leader, tmp_path / "stale.backup")
 
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -176,10 +166,10 @@ async def it_ticks_on(new: Cluster, tick: str, before: list[int]) -> None:
     async def ticked() -> bool:
         outcomes = await new.nodes[0].outcomes(tick)
         runs = [one for one in outcomes if one["kind"] == "run" and one["outcome"]]
-        return scheduled_times(runs)[-1] > before[-1] + 3
+        return scheduled_seconds(runs)[-1] > before[-1] + 3
 
     await until(ticked, "the recurring job goes on", timeout_s=30)
-    times = scheduled_times(await new.nodes[0].outcomes(tick))
+    times = scheduled_seconds(await new.nodes[0].outcomes(tick))
     assert times == list(range(before[0], times[-1] + 1))
 
 
@@ -250,7 +240,7 @@ async def test_a_cluster_that_lost_its_majority_is_recovered_from_one_node(
             status = await new.nodes[0].status()
             assert status["cluster"] == "dev-r1"
             assert status["applied_index"] > INDEX_GAP + found["last_index"]
-            times = scheduled_times(await new.nodes[0].outcomes(tick))
+            times = scheduled_seconds(await new.nodes[0].outcomes(tick))
             await it_ticks_on(new, tick, times)
             await counters_are_right(new)
             await new.agree_on_state()

@@ -12,7 +12,14 @@ from typing import Any
 
 from consensus import features
 from tests.support.checkout import HASTY_RELEASE, NEXT_RELEASE, make_checkout
-from tests.support.cluster import GONE, Cluster, Node, three_nodes, until
+from tests.support.cluster import (
+    GONE,
+    Cluster,
+    Node,
+    scheduled_seconds,
+    three_nodes,
+    until,
+)
 
 OLD, NEW = features.CURRENT, features.CURRENT + 1
 TICK = {"name": "tick", "schedule": {"every": "1s"}, "action": {"type": "noop"}}
@@ -116,29 +123,34 @@ async def manual_run(cluster: Cluster, node: Node, name: str) -> Any:
 async def test_a_cluster_is_upgraded_node_by_node_under_load(tmp_path: Path) -> None:
     """G1, G5, G13: the level waits for the last node, nothing is lost, and there is no way back."""
     checkout = make_checkout(tmp_path / "next", NEXT_RELEASE)
-    async with three_nodes(tmp_path) as cluster, load_on(cluster) as load:
+    async with three_nodes(tmp_path) as cluster:
         tick = (await cluster.write("/v1/jobs", TICK, cluster.nodes[0])).body["id"]
-        await load.more()
-        await level_is(cluster, OLD)
-        supported = {node.name: OLD for node in cluster.nodes}
-        for node in cluster.nodes[:2]:
-            await upgrade(cluster, node, checkout)
-            supported[node.name] = NEW
-            await all_announce(cluster, supported)
-            await load.more()
-        await nothing_new_happens(cluster, load)
-        await upgrade(cluster, cluster.nodes[2], checkout)
-        await level_is(cluster, NEW)
-        await load.more()
-        await the_new_is_used(cluster)
-
-        last = cluster.nodes[2]
-        await refused_with_the_old_release(cluster, last)
-        await cluster.restart(last, checkout=checkout)
-        await cluster.ready(last)
-        await load.more()
+        async with load_on(cluster) as load:
+            await upgrade_all(cluster, load, checkout)
         await nothing_was_lost(cluster, load, tick)
-    assert load.acknowledged
+
+
+async def upgrade_all(cluster: Cluster, load: Load, checkout: Path) -> None:
+    """Upgrade one node after the other, and try the way back when it is too late."""
+    await load.more()
+    await level_is(cluster, OLD)
+    supported = {node.name: OLD for node in cluster.nodes}
+    for node in cluster.nodes[:2]:
+        await upgrade(cluster, node, checkout)
+        supported[node.name] = NEW
+        await all_announce(cluster, supported)
+        await load.more()
+    await nothing_new_happens(cluster, load)
+    await upgrade(cluster, cluster.nodes[2], checkout)
+    await level_is(cluster, NEW)
+    await load.more()
+    await the_new_is_used(cluster)
+
+    last = cluster.nodes[2]
+    await refused_with_the_old_release(cluster, last)
+    await cluster.restart(last, checkout=checkout)
+    await cluster.ready(last)
+    await load.more()
 
 
 async def nothing_new_happens(cluster: Cluster, load: Load) -> None:
@@ -193,15 +205,9 @@ async def nothing_was_lost(cluster: Cluster, load: Load, tick: str) -> None:
             return acknowledged <= await node.job_names()
 
         await until(has_all, f"{node.name} has all jobs")
-    outcomes = await cluster.nodes[0].outcomes(tick)
-    assert sum(outcome.get("count", 1) for outcome in outcomes) == len(seconds(outcomes))
-
-
-def seconds(outcomes: list[Any]) -> list[str]:
-    """Return the distinct nominal times of a job's outcomes, ranges counted as they say."""
-    times = [outcome["scheduled_at"] for outcome in outcomes]
-    assert len(set(times)) == len(times)
-    return [time for o in outcomes for time in [o["scheduled_at"]] * o.get("count", 1)]
+    times = scheduled_seconds(await cluster.nodes[0].outcomes(tick))
+    assert times == list(range(times[0], times[-1] + 1))
+    await cluster.agree_on_state()
 
 
 async def test_an_entry_of_an_unknown_level_stops_a_node_for_good(tmp_path: Path) -> None:

@@ -86,6 +86,25 @@ def test_a_count_that_is_bounded_is_taken_up_where_it_ended(
     job.check()
 
 
+@pytest.mark.parametrize("end", ["edit", "delete"])
+def test_what_lies_behind_a_cursor_that_is_behind_is_accounted_for(end: str) -> None:
+    """Edited just after a claim ahead of time, paused for a while, and then edited again."""
+
+    def every_second(anchor_ms: int) -> ScheduleSpec:
+        return ScheduleSpec(kind="every", every_ms=1_000, anchor_ms=anchor_ms)
+
+    job = PlannedJob(definition(every_second(BEGIN_MS + 900)), BEGIN_MS)
+    job.work()
+    job.pause()
+    job.edit(definition(every_second(BEGIN_MS + 400)))
+    job.lab.pass_ms(10_000)
+    if end == "edit":
+        job.edit(definition(every_second(BEGIN_MS + 500)))
+    else:
+        job.delete()
+    job.check()
+
+
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("seed", range(8))
 def test_the_catch_up_policy_says_what_is_launched_late(policy: str, seed: int) -> None:

@@ -67,6 +67,11 @@ class Wish:
     result: Result | None = None
     # What the command said the last time it was sent.
     command: Command | None = None
+    # By how much members may have been wrong about the time: where only two are left and
+    # one of their clocks is behind, nobody can tell which.
+    doubt_ms: int = 0
+    # What the job is to be, the same in every try.
+    wanted: JobDefinition | None = None
 
 
 class Surface(Protocol):
@@ -75,6 +80,9 @@ class Surface(Protocol):
     loop: VirtualLoop
     oracle: ClusterOracle
     lives: dict[str, MemberLife]
+
+    @property
+    def doubt_ms(self) -> int: ...
 
 
 class Client:
@@ -194,6 +202,7 @@ class Client:
         if not lives:
             return ConsensusError("Nobody listens.")
         life = self._rng.choice(lives)
+        wish.doubt_ms = max(wish.doubt_ms, self._world.doubt_ms)
 
         async def work(node: Node) -> object:
             command = build(node, wish)
@@ -252,14 +261,18 @@ class Client:
         if current is None:
             return None
         now_ms = node.now_ms()
-        definition = current.definition
+        if wish.wanted is None:
+            wish.wanted = self._edited(current.definition, now_ms)
+        request = _request(wish, wish.wanted, current)
+        command = job_changes.replacement(current, request, now_ms)
+        return msgspec.structs.replace(command, request=wish.key)
+
+    def _edited(self, definition: JobDefinition, now_ms: int) -> JobDefinition:
+        """Return another definition, mostly with another schedule."""
         if definition.schedule.kind in ("every", "cron") and self._rng.random() < 0.6:
             schedule = any_schedule(self._rng, now_ms, self._until_ms)
             definition = msgspec.structs.replace(definition, schedule=schedule)
-        definition = msgspec.structs.replace(definition, priority=self._rng.randrange(101))
-        request = _request(wish, definition, current)
-        command = job_changes.replacement(current, request, now_ms)
-        return msgspec.structs.replace(command, request=wish.key)
+        return msgspec.structs.replace(definition, priority=self._rng.randrange(101))
 
     def _cancellation(self, node: Node, wish: Wish) -> Command | None:
         if isinstance(wish.command, CancelRun):

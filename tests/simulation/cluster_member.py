@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from consensus.configuration import first_configuration
+from consensus.configuration import Configuration, first_configuration
 from consensus.context import Effects
 from consensus.driver import Raft
 from consensus.errors import ConsensusError, NoQuorum, OutcomeUnknown
@@ -226,8 +226,14 @@ class MemberLife:
         machine, oracle, name = self.node.replica.machine, self._around.oracle, self.host.name
         apply = machine.apply
 
-        def observed(index: int, term: int, command: bytes, effects: Effects) -> list[BatchResults]:
-            results = apply(index, term, command, effects)
+        def observed(
+            index: int,
+            term: int,
+            command: bytes,
+            effects: Effects,
+            configuration: Configuration | None = None,
+        ) -> list[BatchResults]:
+            results = apply(index, term, command, effects, configuration)
             oracle.applied(name, index, term, command, machine.state_hash)
             oracle.require(not effects.faults, f"Entry {index} met a fault: {effects.faults}.")
             return results

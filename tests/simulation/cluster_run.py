@@ -20,9 +20,14 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import cast
 
+from tests.simulation.cluster_mutations import MUTATIONS, mutated
 from tests.simulation.cluster_world import ClusterWorld, Mode, Options
 
+EVENTS_SHOWN = 60
+REGRESSIONS = Path(__file__).with_name("cluster_regressions.txt")
 MODES: tuple[Mode, ...] = ("safety", "liveness", "power")
 
 
@@ -38,6 +43,11 @@ class Verdict:
     events: tuple[str, ...] = ()
 
     @property
+    def story(self) -> str:
+        """Return what went wrong, and what led up to it."""
+        return "\n".join([*self.events[-EVENTS_SHOWN:], str(self.failure)])
+
+    @property
     def replay(self) -> str:
         """Return the line that does this run again."""
         options = self.options
@@ -48,11 +58,11 @@ class Verdict:
         )
 
 
-def judge(options: Options, *, trace: bool = False) -> Verdict:
+def judge(options: Options, *, mutation: str | None = None, trace: bool = False) -> Verdict:
     """Do one run and say what came of it."""
     logging.disable(logging.CRITICAL)
     failure = None
-    with nullcontext():
+    with mutated(mutation) if mutation else nullcontext():
         world = ClusterWorld(options)
         if trace:
             world.oracle.tell = print
@@ -70,6 +80,16 @@ def judge(options: Options, *, trace: bool = False) -> Verdict:
     return Verdict(options, failure, oracle.trace, oracle.counts, events)
 
 
+def read_regressions() -> list[Options]:
+    """Return the runs that have failed once."""
+    found = []
+    for line in REGRESSIONS.read_text().splitlines():
+        if line and not line.startswith("#"):
+            mode, members, seed, _ = line.split(maxsplit=3)
+            found.append(Options(seed=int(seed), mode=cast(Mode, mode), members=int(members)))
+    return found
+
+
 def main() -> int:
     """Read the arguments, run, and print every failure with the line that replays it."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -78,6 +98,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="do this one only")
     parser.add_argument("--members", type=int, default=3)
     parser.add_argument("--mode", choices=MODES, default="safety")
+    parser.add_argument("--mutation", choices=sorted(MUTATIONS), help="one rule taken out")
     parser.add_argument("--trace", action="store_true", help="tell everything that happens")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     given = parser.parse_args()
@@ -87,7 +108,7 @@ def main() -> int:
     options = [Options(seed=seed, members=given.members, mode=given.mode) for seed in seeds]
     began_s = time.monotonic()
     failures, counts = 0, Counter[str]()
-    work = partial(judge, trace=given.trace)
+    work = partial(judge, mutation=given.mutation, trace=given.trace)
     verdicts: Iterator[Verdict]
     if len(options) == 1 or given.processes == 1:
         verdicts = map(work, options)

@@ -38,6 +38,8 @@ SETTLE_S_MAX = 120.0
 # A healthy majority has to take writes and start what is due within this.
 LIVENESS_S_MAX = 30.0
 RESTART_S = (0.2, 0.6)
+# For how long what members have told each other of the time counts.
+DOUBT_KEPT_S = 12.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,7 @@ class ClusterWorld:
         self._dead: list[MemberLife] = []
         # Members that are not to be started again yet.
         self.frozen: set[str] = set()
+        self._doubt = (0, 0.0)
         # When a host's next process may begin, because the last of the one before is dead.
         self._clear_s = dict.fromkeys(names, 0.0)
         self._around = Surroundings(
@@ -102,6 +105,15 @@ class ClusterWorld:
     @property
     def wishes(self) -> list[Wish]:
         return [wish for client in self.clients for wish in client.wishes]
+
+    @property
+    def doubt_ms(self) -> int:
+        """Return by how much some host's clock is behind, or was until a moment ago."""
+        behind_ms = max(-min(0, host.clock.jumped_ms) for host in self.hosts.values())
+        if behind_ms:
+            self._doubt = (behind_ms, self.loop.time())
+        doubt_ms, seen_s = self._doubt
+        return doubt_ms if self.loop.time() - seen_s < DOUBT_KEPT_S else 0
 
     # --- Members ----------------------------------------------------------------------------
 

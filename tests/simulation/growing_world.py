@@ -31,6 +31,15 @@ GROWING = RaftSettings(
 )
 
 
+def newcomer(name: str, base: Placed, voters: frozenset[str]) -> Remains:
+    """Return an empty disk with nothing on it but what a newcomer was told."""
+    seat = base[1].seat(name)
+    assert seat is not None
+    disk = MemoryDisk(name.encode() + seat.seat_id[:14].ljust(14, b"."))
+    disk.write(Batch(configuration=packed(base)))
+    return Remains(name=name, voters=voters, disk=disk)
+
+
 class GrowingWorld(World):
     """Members `n1` to `n<members>` at first; see the module's text."""
 
@@ -94,13 +103,11 @@ class GrowingWorld(World):
 
     def provide(self, name: str, base: Placed) -> None:
         """Start a newcomer with an empty disk and the configuration that it was told."""
-        seat = base[1].seat(name)
-        assert seat is not None
         self.kill(name)
         self.network.extend(name)
-        disk = MemoryDisk(name.encode() + seat.seat_id[:14].ljust(14, b"."))
-        disk.write(Batch(configuration=packed(base)))
-        self.remains[name] = Remains(name=name, voters=self.first.voters, disk=disk)
+        self.remains[name] = newcomer(name, base, self.first.voters)
+        seat = base[1].seat(name)
+        assert seat is not None
         self.seats[name] = seat
         for members in (self.gone, self.wiped, self.behind):
             members.discard(name)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from tests.simulation.raft_world import World
 
 GOOD_SYNC_S = (0.0005, 0.002)
+CORE_BYTES_PER_S_MIN = 200e3
 
 
 class Faults:
@@ -65,6 +66,11 @@ class Faults:
         self.frozen = True
         self.core = frozenset(self._rng.sample(names, len(world.remains) // 2 + 1))
         world.oracle.note("left alone", sorted(self.core))
+        for ends, link in world.network.links.items():
+            if self.core & set(ends):
+                # What a leader elsewhere has under way may take no longer than the cluster
+                # is given: a link that is slow enough works as one that is broken would.
+                link.bytes_per_s = max(link.bytes_per_s, CORE_BYTES_PER_S_MIN)
         for name in sorted(self.core):
             world.remains[name].sync_s = GOOD_SYNC_S
             world.start(name)

@@ -135,7 +135,17 @@ def _votes_by_message() -> list[Patch]:
 
 def _no_pre_vote() -> list[Patch]:
     def gate(self: Any) -> None:
-        self._transfer_campaign = True
+        self._transfer_campaign, self._barred = True, False
+
+    return [(Rules, "_gate_campaign", gate)]
+
+
+def _campaign_between_two_readings() -> list[Patch]:
+    original = Rules._gate_campaign
+
+    def gate(self: Any) -> None:
+        original(self)
+        self._barred = False
 
     return [(Rules, "_gate_campaign", gate)]
 
@@ -310,6 +320,7 @@ MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
     "step_back_one_by_one": _step_back_one_by_one,
     "votes_by_message": _votes_by_message,
     "no_pre_vote": _no_pre_vote,
+    "campaign_between_two_readings": _campaign_between_two_readings,
     "no_first_probe": _no_first_probe,
     "cut_while_writing_ignored": _cut_while_writing_ignored,
     "answers_undo_a_retreat": _answers_undo_a_retreat,

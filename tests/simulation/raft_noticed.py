@@ -55,6 +55,8 @@ NOTICED: dict[str, Seeds | str] = {
     "answers_undo_a_retreat": "rules::test_refusals_of_what_was_under_way_are_one_refusal",
     "votes_by_message": "rules::test_a_vote_that_arrives_twice_is_one_vote",
     "no_pre_vote": "rules::test_who_would_lose_does_not_campaign",
+    "campaign_between_two_readings":
+        "rules::test_no_campaign_slips_through_between_two_readings_of_the_clock",
     "no_first_probe": "rules::test_a_log_that_overlaps_needs_no_snapshot",
     "cut_while_writing_ignored": "rules::test_a_cut_during_a_transaction_is_not_durable",
     "stale_leader_unanswered": "rules::test_a_leader_of_the_past_learns_of_its_successor",

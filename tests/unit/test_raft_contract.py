@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import inspect
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from pysyncobj import syncobj as library
 from consensus import raft, raft_members, raft_rules, raft_seams
 from consensus.raft_types import RaftSettings
 from storage.journal_format import EMPTY_PAYLOAD, REGULAR_KIND
+from tests.simulation.raft_hand import Hand
 
 TREE = ast.parse(inspect.getsource(library.SyncObj))
 BASE = TREE.body[0]
@@ -123,12 +126,6 @@ def test_no_code_of_the_library_that_we_can_reach_unpickles() -> None:
     assert "serialized" not in source
 
 
-def test_the_kinds_of_entries_have_the_numbers_of_the_library() -> None:
-    """What the library appends as a kind is read back as that kind."""
-    kinds = library._COMMAND_TYPE
-    assert (raft_seams.REGULAR, raft_seams.MEMBERSHIP) == (kinds.REGULAR, kinds.MEMBERSHIP)
-
-
 def test_another_text_of_the_library_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -164,5 +161,21 @@ def test_settings_that_contradict_each_other_are_refused(
 
 def test_the_kinds_of_entries_are_those_of_the_library() -> None:
     """Other modules tell commands from the rest by the first byte, without the library."""
-    assert REGULAR_KIND == library._COMMAND_TYPE.REGULAR
+    kinds = library._COMMAND_TYPE
+    assert (REGULAR_KIND, raft_seams.MEMBERSHIP) == (kinds.REGULAR, kinds.MEMBERSHIP)
     assert bytes([library._COMMAND_TYPE.NO_OP]) == EMPTY_PAYLOAD
+
+
+def test_the_library_has_no_thread_pipe_or_lock_of_its_own() -> None:
+    """A10, T9, T10: what it would do by itself is not there to go wrong."""
+    hand = Hand()
+    try:
+        assert hand.core._SyncObj__thread is None
+        assert not hasattr(hand.core, "_SyncObj__pipeNotifier")
+    finally:
+        hand.close()
+    code = "import consensus.driver, sys; print('pysyncobj.batteries' in sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout.strip() == "False"
