@@ -12,15 +12,16 @@ from api.parameters import Parameter
 from api.problems import CONTENT_TYPE, PROBLEMS, RETRIED_CODES
 from api.route import Route
 from api.schemas import SCHEMAS, TEXT, WHOLE, reference
+from api.seats import MEMBER_PATTERN
 from storage.limits import IDEMPOTENCY_KEY_CHARS_MAX
 
 _PATH_PART = re.compile(r"\{(\w+)\}")
 _PART_PATTERNS = {
     "job": JOB_ID_PATTERN,
     "run": RUN_ID_PATTERN,
+    "member": MEMBER_PATTERN,
     "namespace": NAME_PATTERN,
     "name": NAME_PATTERN,
-    "member": NAME_PATTERN,
 }
 
 

@@ -17,6 +17,8 @@ from api.forecasts import SHOWN_NEXT, explanation
 from api.object_reader import ObjectReader, whole_number
 from api.paging import read_page
 from api.problems import Problem, invalid_document
+from consensus.apply_seats import configuration_of
+from consensus.configuration import Configuration
 from storage import keys, models
 from storage.limits import NAME_CHARS_MAX
 from storage.models import Member
@@ -40,15 +42,17 @@ async def cluster_status(call: Call) -> web.Response:
 async def list_members(call: Call) -> web.Response:
     """GET /v1/members, in the order of their names."""
     clock_ms = call.cluster.status().clock_ms
+    configuration = configuration_of(call.cluster.view)
 
     def pick(_: bytes, value: bytes) -> dict[str, Any]:
-        return _member(models.decode_member(value), clock_ms)
+        return _member(models.decode_member(value), clock_ms, configuration)
 
     page = read_page(call.cluster.view, keys.MEMBER, keys.after(keys.MEMBER), call.query, pick)
     return answer_page(call, page.items, page.next_key)
 
 
-def _member(member: Member, clock_ms: int) -> dict[str, Any]:
+def _member(member: Member, clock_ms: int, configuration: Configuration | None) -> dict[str, Any]:
+    seat = None if configuration is None else configuration.seat(member.name)
     return {
         "name": member.name,
         "status": _member_status(member, clock_ms),
@@ -57,6 +61,7 @@ def _member(member: Member, clock_ms: int) -> dict[str, Any]:
         "joined_at": format_time(member.joined_ms),
         "slots": member.slots,
         "running": member.running,
+        "role": None if seat is None else seat.role,
         "http_address": member.http_address,
         "version": member.version,
         "feature_level_supported": member.level,
@@ -70,6 +75,8 @@ def _member_status(member: Member, clock_ms: int) -> str:
         return "left"
     if member.expired or member.lease_until_ms < clock_ms:
         return "lost"
+    if member.leaving:
+        return "leaving"
     return "accepting" if member.accepting else "not_accepting"
 
 

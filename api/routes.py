@@ -17,6 +17,7 @@ from api import (
     operations,
     parameters,
     run_requests,
+    seats,
 )
 from api.backups import BACKUP_TYPE
 from api.calls import JSON, MERGE_PATCH, NDJSON
@@ -156,6 +157,32 @@ _OPERATIONS = (
     Route(
         method="GET", path="/v1/members", handler=operations.list_members, role="read",
         summary="List the members", answers={200: "MemberPage"}, parameters=PAGE,
+    ),
+    Route(
+        method="GET", path="/v1/cluster/configuration", handler=seats.show_configuration,
+        role="read", summary="Show who belongs to the cluster, and who is to",
+        answers={200: "Configuration"},
+    ),
+    Route(
+        method="POST", path="/v1/cluster/tokens", handler=seats.issue_token, role="admin",
+        summary="Let a new member join once", request="NewToken", answers={201: "IssuedToken"},
+        codes=("name_taken", "not_found", "token_invalid", "members_invalid"),
+    ),
+    Route(
+        method="POST", path="/v1/members", handler=seats.join, role="admin",
+        summary="Join with a token", request="NewMember", answers={202: "JoinedMember"},
+        codes=("name_taken", "token_invalid", "members_invalid"),
+    ),
+    Route(
+        method="PATCH", path="/v1/members/{member}", handler=seats.change_member, role="admin",
+        summary="Give a member a vote, take it away, or say where it is reached",
+        request="MemberChange", answers={202: "NamedMember"},
+        codes=("not_found", "members_invalid"), media_types=(MERGE_PATCH, JSON),
+    ),
+    Route(
+        method="DELETE", path="/v1/members/{member}", handler=seats.remove_member, role="admin",
+        summary="Remove a member", answers={202: "NamedMember"},
+        codes=("not_found", "members_invalid"),
     ),
     Route(
         method="POST", path="/v1/members/{member}/drain", handler=operations.drain_member,

@@ -7,13 +7,15 @@ comes out is described by its members and their types.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 from api.ids import JOB_ID_PATTERN, RUN_ID_PATTERN
 from api.job_document import READ_ONLY
 from api.job_fields import CATCH_UPS, DELIVERIES, LABEL_PATTERN, NAME_PATTERN, OVERLAPS
 from api.operations import EXPLAINED_MAX
 from api.outcomes import RUN_OUTCOMES, RUN_STATES, SKIP_REASONS
+from api.seats import HASH_PATTERN, MEMBER_PATTERN, ROLES
+from consensus.configuration import Role
 from storage.limits import (
     ATTEMPTS_MAX,
     BATCH_ITEMS_MAX,
@@ -137,6 +139,8 @@ _WRITABLE: dict[str, Schema] = {
     "labels": LABELS,
     "output_limit": _whole(0, OUTPUT_BYTES_MAX, 262_144) | {"description": "Bytes."},
 }
+_MEMBER_NAME: Schema = {"type": "string", "pattern": f"^{MEMBER_PATTERN}$"}
+_HASH: Schema = {"type": "string", "pattern": f"^{HASH_PATTERN}$"}
 _LAST_RUN = _or_null(_shown(id=RUN_ID, outcome=_choice(RUN_OUTCOMES)))
 _READ_ONLY: dict[str, Schema] = {
     "id": JOB_ID,
@@ -308,12 +312,13 @@ SCHEMAS: dict[str, Schema] = {
     ),
     "Member": _shown(
         name=TEXT,
-        status=_choice(("accepting", "not_accepting", "lost", "left")),
+        status=_choice(("accepting", "not_accepting", "leaving", "lost", "left")),
         incarnation=TEXT,
         lease_until=TIME,
         joined_at=TIME,
         slots=WHOLE,
         running=WHOLE,
+        role=_or_null(_choice(get_args(Role))),
         http_address=TEXT,
         version=TEXT,
         feature_level_supported=WHOLE,
@@ -321,6 +326,35 @@ SCHEMAS: dict[str, Schema] = {
         labels={"type": "object", "additionalProperties": TEXT},
     ),
     "MemberPage": _page("Member"),
+    "Configuration": _shown(
+        index=WHOLE,
+        content=TEXT | {"description": "What a new member begins with, in base64."},
+        members={
+            "type": "array",
+            "items": _shown(
+                name=TEXT,
+                role=_or_null(_choice(get_args(Role))),
+                address=_or_null(TEXT),
+                wanted_role=_or_null(_choice(tuple(ROLES))),
+                wanted_address=_or_null(TEXT),
+                replaces=_or_null(TEXT),
+            ),
+        },
+    ),
+    "NewToken": _object(
+        "token_hash name bundle",
+        token_hash=_HASH | {"description": "SHA-256 of the proof that the token contains."},
+        name=_MEMBER_NAME,
+        role=_choice(tuple(ROLES), "voter"),
+        replaces=_MEMBER_NAME,
+        expires_in=DURATION,
+        bundle=TEXT | {"description": "Sealed; only who has the token can open it. Base64."},
+    ),
+    "IssuedToken": _shown(name=TEXT, role=_choice(tuple(ROLES)), expires_at=TIME),
+    "NewMember": _object("proof name address", proof=_HASH, name=_MEMBER_NAME, address=TEXT),
+    "JoinedMember": _shown(name=TEXT, bundle=TEXT),
+    "MemberChange": _object("", role=_choice(tuple(ROLES)), address=TEXT),
+    "NamedMember": _shown(name=TEXT),
     "Draining": _shown(name=TEXT, status=_choice(("draining",))),
     "Status": _shown(status=TEXT),
     "Version": _shown(version=TEXT, python=TEXT, aiohttp=TEXT, tzdata=TEXT),

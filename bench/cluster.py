@@ -17,9 +17,10 @@ import socket
 import sys
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 from bench.connection import Client, ConnectionBroken
 
@@ -44,9 +45,14 @@ class Member:
 
 
 class Cluster:
-    """A development cluster; an async context manager."""
+    """A development cluster; an async context manager.
 
-    def __init__(self) -> None:
+    `settings` are variables of the members' environment beside their configuration.
+    """
+
+    def __init__(self, settings: Mapping[str, str] | None = None) -> None:
+        self._environment = {**os.environ, **(settings or {})}
+        self._restarted: list[asyncio.subprocess.Process] = []
         self.directory = Path(tempfile.mkdtemp(prefix="cronclave-bench-"))
         self.members: list[Member] = []
         self.clients: list[Client] = []
@@ -73,9 +79,7 @@ class Cluster:
         command = [*DEV, "--nodes", str(MEMBERS), "--no-samples"]
         command += ["--data", str(self.directory / "data"), "--port", str(free_port())]
         with self._log.open("wb") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                *command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
-            )
+            self._process = await self._spawn(command, log)
         try:
             async with asyncio.timeout(START_S_MAX):
                 await self._read_members()
@@ -135,6 +139,25 @@ class Cluster:
         """Kill a member at once, as a power cut would."""
         os.kill(self.members[position].pid, signal.SIGKILL)
 
+    async def restart(self, position: int) -> None:
+        """Start a member that was killed on what it has left behind."""
+        member = self.members[position]
+        config = str(self.directory / "data" / "cluster.toml")
+        command = [str(Path(DEV[0])), "node", "--config", config, "--name", member.name]
+        with self._log.open("ab") as log:
+            process = await self._spawn(command, log)
+        self._restarted.append(process)
+        self.members[position] = replace(member, pid=process.pid)
+
+    async def _spawn(self, command: Sequence[str], log: BinaryIO) -> asyncio.subprocess.Process:
+        return await asyncio.create_subprocess_exec(
+            *command,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=self._environment,
+        )
+
     # --- Stopping ------------------------------------------------------------------------
 
     async def stop(self) -> None:
@@ -151,6 +174,8 @@ class Cluster:
                 await process.wait()
         for member in self.members:
             self._end(member)
+        for restarted in self._restarted:
+            await restarted.wait()
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def _end(self, member: Member) -> None:

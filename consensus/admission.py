@@ -50,7 +50,9 @@ def removal_text(member: str, index: int) -> str:
     )
 
 
-def own_seat(member: str, log: RaftLog, applied_index: int, bootstrap: Configuration) -> Seat:
+def own_seat(
+    member: str, log: RaftLog, applied_index: int, bootstrap: Configuration | None
+) -> Seat:
     """Return this member's seat at its start, and say where the file and the log differ.
 
     Raises:
@@ -61,7 +63,7 @@ def own_seat(member: str, log: RaftLog, applied_index: int, bootstrap: Configura
     seat = in_force.seat(member) or committed.seat(member)
     if seat is None:
         raise MemberRemoved(removal_text(member, index))
-    if _addresses(in_force) != _addresses(bootstrap):
+    if bootstrap is not None and _addresses(in_force) != _addresses(bootstrap):
         logger.warning(
             "The configuration file names the members %s, but this cluster has changed since: "
             "its log says %s. The log counts.",

@@ -31,6 +31,8 @@ def claim(context: Context, command: Claim) -> Claimed | Refused:
     lease = None if raw is None else models.decode_incarnation(raw)
     if lease is None or lease.expired or lease.lease_until_ms < context.clock_ms:
         return Refused("lease_expired", "Only a member with a valid lease may claim.")
+    if lease.leaving:
+        return Refused("member_removed", f"{lease.member!r} is no member of this cluster.")
     holder = Holder(command.incarnation, lease.member)
     return Claimed(
         tuple(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from consensus import apply_levels, apply_runs
+from consensus import apply_levels, apply_runs, apply_seats
 from consensus.commands import (
     BATCH_PATIENCE_MS,
     Clean,
@@ -30,8 +30,11 @@ def heartbeat(context: Context, command: Heartbeat) -> Renewed | Refused:
     Incarnations sort by their time of birth, so a message that an earlier life of the
     member sent cannot take the place of the present one.
     """
+    members = apply_seats.configuration_of(context.store)
+    if members is not None and members.seat(command.member) is None:
+        return Refused("member_removed", f"{command.member!r} is no member of this cluster.")
     before = _member(context, command.member)
-    if before is not None:
+    if before is not None and not before.leaving:
         known = before.incarnation == command.incarnation
         if (known and before.expired) or command.incarnation < before.incarnation:
             return Refused("lease_expired", "This incarnation's lease is over.")
@@ -45,7 +48,7 @@ def heartbeat(context: Context, command: Heartbeat) -> Renewed | Refused:
         slots=command.slots,
         http_address=command.http_address,
         version=command.version,
-        joined_ms=context.clock_ms if before is None else before.joined_ms,
+        joined_ms=context.clock_ms if before is None or before.leaving else before.joined_ms,
         labels=command.labels,
         accepting=command.accepting,
         tzdata=command.tzdata,
@@ -106,6 +109,10 @@ def expire(context: Context, command: Expire) -> Remaining | Refused:
     more = len(rows) == EXPIRE_RUNS_MAX
     if not more:
         context.store.delete(keys.INCARNATION + command.incarnation)
+        member = _member(context, lease.member)
+        if member is not None and member.leaving and member.incarnation == command.incarnation:
+            context.store.delete(keys.MEMBER + lease.member.encode())
+            context.effects.members_changed = True
     return Remaining(len(rows), more)
 
 
@@ -127,6 +134,7 @@ def clean(context: Context, command: Clean) -> Remaining:
         _clean_output(context, command.output_before_ms),
         _clean_answers(context),
         _clean_sessions(context, command.session_before_ms),
+        apply_seats.clean_tokens(context),
     )
     return Remaining(sum(handled), more=max(handled) >= CLEAN_ITEMS_MAX)
 

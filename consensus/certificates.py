@@ -17,6 +17,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
@@ -111,6 +112,39 @@ def issue_member(
     _write(directory, MEMBER_CERTIFICATE, MEMBER_KEY, certificate, key)
     if directory != authority:
         (directory / CA_CERTIFICATE).write_bytes((authority / CA_CERTIFICATE).read_bytes())
+
+
+def authority_sha256(certificate: bytes) -> str:
+    """Return by which number an authority is known, of its certificate in PEM.
+
+    Raises:
+        CertificateError: it is none.
+    """
+    return _parse_certificate(certificate).fingerprint(hashes.SHA256()).hex()
+
+
+def check_issued(authority: bytes, certificate: bytes, *, cluster: str, member: str) -> None:
+    """Check that an authority has signed a certificate for this member and no other.
+
+    Raises:
+        CertificateError: it has not.
+    """
+    issued = _parse_certificate(certificate)
+    try:
+        issued.verify_directly_issued_by(_parse_certificate(authority))
+        names = issued.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound) as error:
+        raise CertificateError("The certificate is not one of this authority.") from error
+    uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+    if uris != [member_uri(cluster, member)]:
+        raise CertificateError(f"The certificate names {uris}, not {member!r} of {cluster!r}.")
+
+
+def _parse_certificate(content: bytes) -> x509.Certificate:
+    try:
+        return x509.load_pem_x509_certificate(content)
+    except ValueError as error:
+        raise CertificateError(f"This is no certificate: {error}") from error
 
 
 def contexts(directory: Path) -> tuple[ssl.SSLContext, ssl.SSLContext]:

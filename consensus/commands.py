@@ -18,10 +18,12 @@ from typing import Literal
 import msgspec
 
 from consensus import features
-from storage.models import JobPolicy, Outcome, SkipReason
+from storage.models import NOT_DECODED, JobPolicy, Outcome, SkipReason
 
 # A batch is proposed again, under the same number, for this long; later it is refused.
 BATCH_PATIENCE_MS = 30_000
+
+WantedRole = Literal["voter", "nonvoting"]
 
 
 class RequestKey(msgspec.Struct, frozen=True, array_like=True):
@@ -212,6 +214,41 @@ class Clean(msgspec.Struct, frozen=True, array_like=True, tag="clean"):
     session_before_ms: int
 
 
+class IssueToken(msgspec.Struct, frozen=True, array_like=True, tag="issue_token"):
+    """Let whoever has the secret join once, and perhaps take the place of `replaces`."""
+
+    token_hash: bytes
+    name: str
+    role: WantedRole
+    expires_ms: int
+    bundle: bytes
+    replaces: str | None = None
+    request: RequestKey | None = None
+
+
+class JoinMember(msgspec.Struct, frozen=True, array_like=True, tag="join_member"):
+    """Use a token up: want a member in the cluster, reached at `address`."""
+
+    token_hash: bytes
+    name: str
+    address: str
+    request: RequestKey | None = None
+
+
+class ChangeMember(msgspec.Struct, frozen=True, array_like=True, tag="change_member"):
+    """Want a member to vote or not to, or to be reached elsewhere; None leaves it as it is."""
+
+    name: str
+    role: WantedRole | None = None
+    address: str | None = None
+    request: RequestKey | None = None
+
+
+class RemoveMember(msgspec.Struct, frozen=True, array_like=True, tag="remove_member"):
+    name: str
+    request: RequestKey | None = None
+
+
 Command = (
     PutJob
     | DeleteJob
@@ -224,6 +261,10 @@ Command = (
     | Expire
     | Clean
     | RaiseLevel
+    | IssueToken
+    | JoinMember
+    | ChangeMember
+    | RemoveMember
 )
 
 RefusalCode = Literal[
@@ -238,6 +279,9 @@ RefusalCode = Literal[
     "lease_valid",
     "expired",
     "level_unsupported",
+    "member_removed",
+    "token_invalid",
+    "members_invalid",
     "internal",
 ]
 
@@ -288,6 +332,12 @@ class Remaining(msgspec.Struct, frozen=True, array_like=True, tag="remaining"):
     more: bool
 
 
+class SeatDone(msgspec.Struct, frozen=True, array_like=True, tag="seat"):
+    """What the cluster is to have, or not to have any more, is written down."""
+
+    name: str
+
+
 class Refused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
     """The command changed nothing."""
 
@@ -296,7 +346,7 @@ class Refused(msgspec.Struct, frozen=True, array_like=True, tag="refused"):
     revision: int | None = None
 
 
-Result = JobDone | RunDone | Claimed | Reported | Renewed | Remaining | Raised | Refused
+Result = JobDone | RunDone | Claimed | Reported | Renewed | Remaining | Raised | SeatDone | Refused
 
 
 class Batch(msgspec.Struct, frozen=True, array_like=True):
@@ -345,5 +395,5 @@ def level_of(entry: bytes) -> int | None:
     """Return the level that an entry needs, also if the rest cannot be read; None if it is none."""
     try:
         return _packed_decoder.decode(entry).level
-    except msgspec.MsgspecError:
+    except NOT_DECODED:
         return None

@@ -37,6 +37,8 @@ from consensus.raft_types import (
 from consensus.raft_view import RaftView
 from consensus.raft_writer import JournalWriter
 from consensus.read_rounds import Answer, ReadRounds
+from consensus.snapshot_types import SnapshotPorts, SnapshotReady
+from consensus.snapshots import Snapshots
 from consensus.transport import Events, Transport
 from storage.clock import Environment
 
@@ -52,10 +54,13 @@ class Raft(RaftView):
     `on_fatal` is called once, with the reason, when the member cannot go on.
 
     `bootstrap` is the first configuration of the cluster, the same on all its first members.
-    The journal remembers it; from then on the journal and the log say who belongs together.
+    The journal remembers it; from then on the journal and the log say who belongs together. A
+    member that has joined later has none, and its journal was given one.
 
     The journal is opened and closed by the caller. `writer` runs its transactions; without
-    one, a thread of its own does.
+    one, a thread of its own does. `snapshots` is where a state comes from for members that
+    lack what was trimmed, and where one goes to; `on_fatal` gets `SnapshotReady` when one
+    has arrived. Without it a member that needs one stops with `SnapshotNeeded`.
 
     Raises:
         JournalDamaged: journal and `applied_index` contradict each other.
@@ -66,7 +71,7 @@ class Raft(RaftView):
         self,
         *,
         member: str,
-        bootstrap: Configuration,
+        bootstrap: Configuration | None,
         cluster: str,
         journal: Journal,
         network: Network,
@@ -78,6 +83,7 @@ class Raft(RaftView):
         on_leadership: Callable[[bool], None],
         on_fatal: Callable[[BaseException], None],
         writer: Executor | None = None,
+        snapshots: SnapshotPorts | None = None,
     ) -> None:
         self._network = network
         self._environment = environment
@@ -96,6 +102,10 @@ class Raft(RaftView):
             network=network,
             events=Events(self._opened, self._closed, self._message, receive),
         )
+        self.snapshots = Snapshots(
+            snapshots, lambda: self._core, cluster=cluster, settings=settings,
+            environment=environment, network=network, guarded=self.guarded,
+        )  # fmt: skip
         self._core = RaftCore(
             member=member,
             log=self._log,
@@ -103,6 +113,7 @@ class Raft(RaftView):
             environment=environment,
             settings=settings,
             applied_index=applied_index,
+            on_behind=self.snapshots.on_behind,
         )
         self._reads = ReadRounds(self._core)
         self._running = False
@@ -138,6 +149,7 @@ class Raft(RaftView):
             await self._transfer.over.wait()
         self.abort()
         await self._writer.close()
+        await self.snapshots.close()
         await self._network.stop()
 
     def abort(self) -> None:
@@ -246,7 +258,7 @@ class Raft(RaftView):
 
         The tail stays that the settings ask for, so that short absences need no snapshot.
         """
-        self._log.trim(min(index, self.applied_index))
+        self._log.trim(min(index, self.applied_index), self.snapshots.held_index())
 
     # --- Turns ------------------------------------------------------------------------
 
@@ -260,7 +272,8 @@ class Raft(RaftView):
             raise
         except BaseException as error:  # an InvariantViolated is no Exception, on purpose
             self.abort()
-            logger.critical("The consensus layer stops: %s", error)
+            if not isinstance(error, SnapshotReady):
+                logger.critical("The consensus layer stops: %s", error)
             self._on_fatal(error)
 
     def _wake(self) -> None:
@@ -281,6 +294,7 @@ class Raft(RaftView):
         self._follow_peers()
         self._writer.begin()
         self._notice_leadership()
+        self.snapshots.look()
         self._apply_committed()
         self._arm()
 
@@ -352,7 +366,9 @@ class Raft(RaftView):
 
     def _closed(self, member: str) -> None:
         self._core.disconnected(member)
+        self.snapshots.disconnected(member)
 
     def _message(self, member: str, term: int, message: frames.Message) -> None:
-        self._core.receive(member, term, message)
+        if not self.snapshots.receive(member, term, message):
+            self._core.receive(member, term, message)
         self._wake()

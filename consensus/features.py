@@ -56,15 +56,24 @@ def check_supported(view: View) -> None:
     Raises:
         LevelUnsupported: it must not.
     """
-    level = in_force(view)
+    # Without a record and without a member, this is a cluster that only begins.
+    begun = view.get(keys.LEVEL) is not None or view.scan(keys.MEMBER, keys.after(keys.MEMBER), 1)
+    if begun:
+        check_level(in_force(view))
+
+
+def check_level(level: int) -> None:
+    """Compare this release with the level of a cluster that it is to be a member of.
+
+    Raises:
+        LevelUnsupported: it must not be one.
+    """
     if level > CURRENT:
         raise LevelUnsupported(
             f"The cluster is at feature level {level}, and this release supports up to {CURRENT}. "
             "Start this member with the release of the other members, or a newer one."
         )
-    # Without a record and without a member, this is a cluster that only begins.
-    begun = view.get(keys.LEVEL) is not None or view.scan(keys.MEMBER, keys.after(keys.MEMBER), 1)
-    if level < MINIMUM and begun:
+    if level < MINIMUM:
         raise LevelUnsupported(
             f"The cluster is at feature level {level}, and this release supports none below "
             f"{MINIMUM}. Upgrade all members to a release in between first, and wait until "

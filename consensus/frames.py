@@ -14,6 +14,7 @@ from typing import Annotated, TypeAlias, TypeVar
 import msgspec
 
 from consensus import features
+from storage.snapshot_format import CHUNK_BYTES_MAX
 
 # What a release can read and write on the wire is what feature levels it supports. A
 # message never changes; a newer form is a message of its own, and is said only in sessions
@@ -28,6 +29,10 @@ RECORDS_MAX = 65_536
 Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 Name: TypeAlias = Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_CHARS_MAX)]
 Record: TypeAlias = tuple[Annotated[bytes, msgspec.Meta(min_length=1)], Number, Number]
+
+SnapshotId: TypeAlias = Annotated[bytes, msgspec.Meta(min_length=16, max_length=16)]
+# A chunk and its head, see `storage.snapshot_format`.
+SNAPSHOT_CHUNK_BYTES_MAX = CHUNK_BYTES_MAX + 64
 
 
 class FrameError(Exception):
@@ -129,6 +134,33 @@ class Refusal(_Message, frozen=True, tag=10):
     reason: Annotated[str, msgspec.Meta(max_length=REASON_CHARS_MAX)]
 
 
+class SnapshotRequest(_Message, frozen=True, tag=20):
+    """Follower to leader: send me a snapshot, under this name that I have given it.
+
+    Everything below `next_chunk` is stored; the first request has 0. With `again`, what
+    was sent beyond it is lost and has to be sent once more.
+    """
+
+    snapshot: SnapshotId
+    next_chunk: Number
+    again: bool
+
+
+class SnapshotChunk(_Message, frozen=True, tag=21):
+    """Leader to follower: one chunk in the form of `storage.snapshot_format`."""
+
+    snapshot: SnapshotId
+    number: Number
+    content: Annotated[bytes, msgspec.Meta(min_length=1, max_length=SNAPSHOT_CHUNK_BYTES_MAX)]
+
+
+class SnapshotAbort(_Message, frozen=True, tag=22):
+    """Either to the other: this transfer is over without success."""
+
+    snapshot: SnapshotId
+    reason: Annotated[str, msgspec.Meta(max_length=REASON_CHARS_MAX)]
+
+
 class Application(_Message, frozen=True, tag=11):
     """A message of the layer above; it may be lost and waits for no disk."""
 
@@ -147,6 +179,9 @@ Message: TypeAlias = (
     | TimeoutNow
     | SnapshotRequired
     | Refusal
+    | SnapshotRequest
+    | SnapshotChunk
+    | SnapshotAbort
     | Application
 )
 

@@ -20,23 +20,23 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any, NoReturn
 
-import msgspec
-
 from consensus import (
     apply_claims,
     apply_jobs,
     apply_levels,
     apply_members,
+    apply_seats,
     commands,
     features,
     scrub,
 )
 from consensus.commands import Batch, Entry, Refused, RequestKey, Result
+from consensus.configuration import Configuration
 from consensus.context import Context, Effects
 from storage import keys, models
 from storage.invariant import InvariantViolated, invariant
 from storage.limits import ANSWER_KEPT_MS
-from storage.models import Answer, Meta, Session
+from storage.models import NOT_DECODED, Answer, Meta, Session
 from storage.store import Store
 
 HASH_BYTES = 16
@@ -58,6 +58,10 @@ _APPLIERS: dict[type[Any], Callable[[Context, Any], Result]] = {
     commands.Expire: apply_members.expire,
     commands.Clean: apply_members.clean,
     commands.RaiseLevel: apply_levels.raise_level,
+    commands.IssueToken: apply_seats.issue_token,
+    commands.JoinMember: apply_seats.join_member,
+    commands.ChangeMember: apply_seats.change_member,
+    commands.RemoveMember: apply_seats.remove_member,
 }
 # Faults of this member, not of the command: the others have applied it.
 _OWN_FAULTS = (MemoryError, RecursionError, OSError)
@@ -92,12 +96,20 @@ class Machine:
         # What the present entry has written so far, for the hash.
         self._trace: list[bytes] = []
 
-    def apply(self, index: int, term: int, command: bytes, effects: Effects) -> list[BatchResults]:
+    def apply(
+        self,
+        index: int,
+        term: int,
+        command: bytes,
+        effects: Effects,
+        configuration: Configuration | None = None,
+    ) -> list[BatchResults]:
         """Apply one entry; return (session, sequence, results) of its batches.
 
         `index` follows on the last one, `command` is a packed entry or, for the entry
-        with which a leader begins its term, empty. What is to be done about it is added
-        to `effects`. `finish` makes a number of entries one unit in the store.
+        with which a leader begins its term and for one that brings a `configuration`, empty.
+        What is to be done about it is added to `effects`. `finish` makes a number of
+        entries one unit in the store.
 
         Raises:
             InvariantViolated: the index is out of order, the entry is not understood, or
@@ -116,6 +128,12 @@ class Machine:
             self.clock_ms = max(self.clock_ms, entry.stamp_ms)
             context = Context(self._store, index, self.clock_ms, effects)
             results = [self._apply_batch(context, batch) for batch in entry.batches]
+            self._extend_hash(index)
+        elif configuration is not None:
+            context = Context(self._store, index, self.clock_ms, effects)
+            self._store.savepoint()
+            apply_seats.configured(context, configuration)
+            self._absorb()
             self._extend_hash(index)
         if index % scrub.MARK_EVERY == 0:
             self._mark(index)
@@ -264,7 +282,7 @@ def _shown(command: object, error: Exception) -> str:
 def _decode(index: int, command: bytes) -> Entry:
     try:
         entry = commands.decode_entry(command)
-    except msgspec.MsgspecError as error:
+    except NOT_DECODED as error:
         _check_level(index, commands.level_of(command))
         raise InvariantViolated(
             f"Entry {index} is not understood by this version ({error}); it was written by a"

@@ -25,10 +25,11 @@ from pysyncobj.node import Node
 from pysyncobj.transport import Transport
 
 from consensus import frames
+from consensus.raft_behind import LEADER, OnBehind
 from consensus.raft_election import Election
 from consensus.raft_log import RaftLog
 from consensus.raft_progress import Progress
-from consensus.raft_rules import LEADER, Post, Rules
+from consensus.raft_rules import Post, Rules
 from consensus.raft_seams import REGULAR, LogSeam, NoPoller, entry_of
 from consensus.raft_types import MIB, Entry, RaftSettings
 from storage.clock import Environment
@@ -116,8 +117,10 @@ class RaftCore(Rules, library.SyncObj):  # type: ignore[misc]
         environment: Environment,
         settings: RaftSettings,
         applied_index: int,
+        on_behind: OnBehind | None = None,
     ) -> None:
         self._log = log
+        self._on_behind = on_behind
         self._seam = LogSeam(log, applied_index)
         self._post = post
         self._environment = environment
@@ -242,8 +245,7 @@ class RaftCore(Rules, library.SyncObj):  # type: ignore[misc]
         node = self._node_of(member)
         self._SyncObj__onNodeConnected(node)
         if self.leads and member in self._progress and not self.is_guest(member):
-            match_index = self._SyncObj__raftMatchIndex[node]
-            self._start_over(node, match_index + 1 if match_index else self._log.last_index + 1)
+            self._start_over(node, self._next_after(self._SyncObj__raftMatchIndex[node]))
 
     def disconnected(self, member: str) -> None:
         """The session with a member is closed."""
@@ -261,10 +263,10 @@ class RaftCore(Rules, library.SyncObj):  # type: ignore[misc]
 
     def _translate(self, member: str, message: dict[str, Any]) -> None:
         """Post what the library itself says; everything else it could say has an override."""
-        if self.is_guest(member):
-            return
         node = self._nodes[member]
         match message["type"]:
+            case "request_vote" | "timeout_now" if self.is_guest(member):
+                """It bears the name of the one that this is meant for."""
             case "request_vote":
                 last_index, last_term = message["last_log_index"], message["last_log_term"]
                 self._say(node, frames.VoteRequest(last_index, last_term, self._transfer_campaign))
@@ -340,6 +342,8 @@ class RaftCore(Rules, library.SyncObj):  # type: ignore[misc]
         success: bool = False,
     ) -> None:
         """R2, R4, R8, R15: confirm what was compared, or point behind what is committed."""
+        if success:
+            self._goes_on()
         sequence, prev_index, verified = self._answering
         next_index = (verified if success else max(self._commit, 1)) + 1
         self._say(node, frames.AppendAnswer(sequence, prev_index, success, next_index))

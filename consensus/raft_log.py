@@ -24,6 +24,9 @@ from storage.journal_format import TRIM_RECORDS_MAX, Batch, HardState, JournalDa
 
 # The tail's size in bytes is known at every so many entries.
 MARK_EVERY = 256
+# What a follower will need behind its snapshot is kept, up to so many times the usual tail:
+# one that is stuck must not fill the disk.
+HELD_TAILS_MAX = 4
 
 
 class RaftLog:
@@ -42,7 +45,7 @@ class RaftLog:
         journal: Journal,
         settings: RaftSettings,
         applied_index: int,
-        bootstrap: Configuration,
+        bootstrap: Configuration | None,
     ) -> None:
         _check_start(journal, applied_index)
         self._journal = journal
@@ -65,12 +68,21 @@ class RaftLog:
         self._marks = deque([(self.last_index, 0)])
         self._lowest_cut = 0
         self._writing: tuple[int, int] | None = None
+        # The index that is held for a snapshot, and what had been appended by then.
+        self._hold = (0, 0)
         self._pending_configuration: tuple[int, bytes] | None = None
         self.configurations = self._configured(bootstrap)
 
-    def _configured(self, bootstrap: Configuration) -> Configurations:
+    def _configured(self, bootstrap: Configuration | None) -> Configurations:
         stored = self._journal.configuration
+        if stored is None and bootstrap is None:
+            raise JournalDamaged(
+                "This member has joined a running cluster, and its data directory does not know "
+                "of it any more. Remove the member from the cluster and join again, with an empty "
+                "directory."
+            )
         if stored is None:
+            assert bootstrap is not None
             self._pending_configuration = packed((0, bootstrap))
             self.sequence += 1
             return Configurations((0, bootstrap), self._all_records())
@@ -207,15 +219,27 @@ class RaftLog:
         self._pending_disks[member] = disk_id
         self.sequence += 1
 
-    def trim(self, applied_index: int) -> None:
+    def trim(self, applied_index: int, held_index: int | None = None) -> None:
         """Allow records up to `applied_index` to go once they are older than the tail.
+
+        Those from `held_index` on stay, within a bound, for whoever gets a snapshot of it.
 
         They leave with the next transactions, some with each, so trimming never costs a
         sync of its own.
         """
         by_count = self.last_index - self._settings.tail_entries_max
         wanted = min(applied_index, max(by_count, self._tail_start()), self.durable_index)
+        if held_index is not None:
+            wanted = min(wanted, max(held_index, self._hold_limit(held_index)))
         self._trim_to = max(self._trim_to, wanted)
+
+    def _hold_limit(self, held_index: int) -> int:
+        """Return the index up to which records go although they are held."""
+        if self._hold[0] != held_index:
+            self._hold = (held_index, self._bytes_total)
+        if self._bytes_total - self._hold[1] > HELD_TAILS_MAX * self._settings.tail_bytes_max:
+            return self.last_index
+        return self.last_index - HELD_TAILS_MAX * self._settings.tail_entries_max
 
     def _tail_start(self) -> int:
         """Return the newest marked index behind which there are `tail_bytes_max` or more."""

@@ -20,8 +20,10 @@ from typing import Any
 from consensus.configuration import (
     SEATS_MAX,
     Configuration,
+    ConfigurationError,
     Seat,
     check_change,
+    decode_configuration,
     encode_configuration,
 )
 from consensus.errors import ChangeRefused
@@ -221,7 +223,13 @@ class Membership:
             ChangeRefused: it must not follow on the present one, or not now.
         """
         self.check_wish(after)
-        index = self.propose(encode_configuration(after), MEMBERSHIP)
+        content = encode_configuration(after)
+        try:
+            decode_configuration(content)
+        except ConfigurationError as error:
+            # In the log it would stop every member.
+            raise ChangeRefused(str(error)) from error
+        index = self.propose(content, MEMBERSHIP)
         self._adopt()
         return index
 

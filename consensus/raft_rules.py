@@ -16,15 +16,13 @@ from collections.abc import Callable
 from typing import Any
 
 from consensus import frames
+from consensus.raft_behind import FOLLOWER, LEADER, Behind
 from consensus.raft_election import Election
 from consensus.raft_log import RaftLog
-from consensus.raft_members import Membership
 from consensus.raft_progress import Progress
-from consensus.raft_types import RaftSettings, SnapshotNeeded
+from consensus.raft_types import RaftSettings
 from storage.clock import Environment
 from storage.invariant import invariant
-
-FOLLOWER, CANDIDATE, LEADER = 0, 1, 2
 
 # Entries in one message: far above what a batch of real ones holds, far below the bound
 # of the decoder.
@@ -34,7 +32,7 @@ RECORDS_PER_MESSAGE_MAX = 4096
 Post = Callable[[str, frames.Message, int, int], None]
 
 
-class Rules(Membership):
+class Rules(Behind):
     """The receiving and replicating half of `RaftCore`."""
 
     _log: RaftLog
@@ -127,6 +125,7 @@ class Rules(Membership):
         if self._is_stale(node, term):
             return
         self._election.heard(term, node.id, self._environment.monotonic_s())
+        self._told_commit = max(self._told_commit, message.commit_index)
         verified = message.prev_index + len(message.records)
         self._answering = (message.sequence, message.prev_index, verified)
         prev_index, prev_term, records = self._remainder(message)
@@ -171,16 +170,6 @@ class Rules(Membership):
         anchor_term = log.term_at(first - 1)
         assert anchor_term is not None
         return first - 1, anchor_term, message.records[known:]
-
-    def _on_snapshot_required(self, node: Any, term: int, message: frames.SnapshotRequired) -> None:
-        """Stop, for the entries this member lacks are gone (R13); a snapshot would start here."""
-        if self._is_stale(node, term) or self._commit_known >= message.first_index:
-            return
-        raise SnapshotNeeded(
-            f"This member has committed entries up to {self._commit_known}, but leader {node.id} "
-            f"has entries only from {message.first_index} on. It was away for too long or lost "
-            "its disk: remove it from the cluster and add it back with an empty disk."
-        )
 
     # --- Elections --------------------------------------------------------------------
 
@@ -363,15 +352,6 @@ class Rules(Membership):
         # The entries are durable already; the term and the anchor may still be under way.
         anchored = prev_index <= self._log.durable_index
         self._say(node, message, self._log.hard_sequence if anchored else None)
-
-    def _require_snapshot(self, node: Any, progress: Progress, now_s: float) -> None:
-        """Say once per heartbeat that the log does not reach back far enough (R10).
-
-        A snapshot stream to the follower is to be started here.
-        """
-        if now_s >= progress.heartbeat_due_s:
-            self._say(node, frames.SnapshotRequired(self._log.first_index), self._log.hard_sequence)
-            progress.heartbeat_due_s = now_s + self._settings.heartbeat_s
 
     # --- Rounds of reads (see consensus.read_rounds) ------------------------------------
 

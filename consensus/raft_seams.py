@@ -6,11 +6,11 @@ from consensus.configuration import MEMBERSHIP_PREFIX, decode_configuration
 from consensus.raft_log import RaftLog
 from consensus.raft_types import Entry
 from storage.invariant import invariant
-from storage.journal_format import LogRecord
+from storage.journal_format import REGULAR_KIND, LogRecord
 
 # The library's kinds of entries, by the first byte of their payload; another one, its own
 # number 1, is the entry with which a log or a leader begins.
-REGULAR = 0
+REGULAR = REGULAR_KIND
 MEMBERSHIP = MEMBERSHIP_PREFIX[0]
 
 

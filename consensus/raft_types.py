@@ -13,6 +13,7 @@ from typing import Protocol
 
 from consensus.configuration import Configuration
 from storage.journal_format import Batch, HardState, LogRecord
+from storage.snapshot_format import CHUNK_BYTES
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -39,7 +40,7 @@ class EntryTooLarge(Exception):
 
 
 class SnapshotNeeded(Exception):
-    """This member's log ends before the first entry that the leader still has."""
+    """This member's log ends before the leader's begins, and it takes no snapshots."""
 
 
 class MemberRefused(Exception):
@@ -123,6 +124,19 @@ class RaftSettings:
     tail_entries_max: int = 50_000
     tail_bytes_max: int = 256 * MIB
 
+    # Snapshots. What is sent and not yet stored by the follower, or read ahead for it: it
+    # covers the way there and back, and is small beside what the peer's queue may hold.
+    snapshot_chunk_bytes: int = CHUNK_BYTES
+    snapshot_window_bytes: int = 1 * MIB
+    # How fast all of them together leave, so that the disk and the network serve others.
+    snapshot_bytes_per_s: int = 50_000_000
+    # Followers that are served at a time; the others ask again.
+    snapshot_transfers_max: int = 1
+    # For how long a transfer waits for a follower that has fallen silent, and how long it may
+    # take in all: its transaction keeps every page that was in use when it began.
+    snapshot_silence_s_max: float = 30.0
+    snapshot_age_s_max: float = 3600.0
+
     def __post_init__(self) -> None:
         for name in self.__slots__:
             if getattr(self, name) <= 0:
@@ -144,12 +158,17 @@ class RaftSettings:
 
     def _check_sizes(self) -> None:
         room = self.frame_bytes_max - FRAME_OVERHEAD_BYTES
-        for name in ("entry_bytes_max", "batch_bytes_max"):
+        for name in ("entry_bytes_max", "batch_bytes_max", "snapshot_chunk_bytes"):
             if getattr(self, name) > room:
                 raise ValueError(
                     f"Setting {name} ({getattr(self, name)}) must fit into a frame: at most "
                     f"frame_bytes_max - {FRAME_OVERHEAD_BYTES} = {room}."
                 )
+        if self.snapshot_chunk_bytes > self.snapshot_window_bytes:
+            raise ValueError(
+                f"Setting snapshot_chunk_bytes ({self.snapshot_chunk_bytes}) must not exceed "
+                f"snapshot_window_bytes ({self.snapshot_window_bytes})."
+            )
         if self.window_bytes_max < self.frame_bytes_max:
             raise ValueError(
                 f"Setting window_bytes_max ({self.window_bytes_max}) must hold at least one "

@@ -39,6 +39,11 @@ class RaftView:
         return self._core.configuration[1]
 
     @property
+    def configuration_index(self) -> int:
+        """Return the index of that entry, or of what the log begins with."""
+        return self._core.configuration[0]
+
+    @property
     def committed_configuration(self) -> Placed:
         """Return index and content of the newest configuration known to be committed."""
         return self._core.committed_configuration

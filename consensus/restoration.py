@@ -8,7 +8,8 @@ an ordinary state:
 
 * A run that a member held goes back to the queue or ends as `unknown`, by the delivery
   policy of its job, with the restoration as the reason. Nothing is lost without a word.
-* Members, incarnations, sessions and the results that were kept for them are gone.
+* Members, incarnations, sessions and the results that were kept for them are gone, and so
+  is who was to belong to the old cluster: the new one begins with its own file.
 * The answers to idempotency keys stay: their clients may ask again.
 * The log begins far above the backup. Fences are indexes, and whatever the old cluster
   granted after the backup was made must stay below what the new one grants.
@@ -43,7 +44,10 @@ KEPT = (
     *(keys.JOB, keys.JOB_STATE, keys.NAME, keys.DUE, keys.OUTCOME, keys.TIMELINE),
     *(keys.OUTPUT, keys.OUTPUT_AGE, keys.ANSWER, keys.ANSWER_AGE, keys.LEVEL),
 )
-CLOSED = (keys.LIVE, keys.MEMBER, keys.INCARNATION, keys.SESSION, keys.RESULT)
+CLOSED = (
+    *(keys.LIVE, keys.MEMBER, keys.INCARNATION, keys.SESSION, keys.RESULT),
+    *(keys.CONFIGURATION, keys.SEAT, keys.TOKEN),
+)
 WRITTEN_ANEW = (keys.META,)
 _COUNTED = "restorations"
 _ENDED = "runs."

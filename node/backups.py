@@ -9,39 +9,20 @@ in use until it ends; so there is one at a time, and its age has a bound.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from concurrent.futures import Executor, ThreadPoolExecutor
-from typing import Protocol
 
 from consensus.errors import NoQuorum, Overloaded
+from consensus.snapshot_types import SnapshotSource, SnapshotStream
 from node.replica import Replica
-from storage.snapshot_format import CHUNK_BYTES, SnapshotHeader
 
 BACKUPS_MAX = 1
 FLUSH_S_MAX = 10.0
 
 
-class Stream(Protocol):
-    """One consistent state on its way out."""
-
-    header: SnapshotHeader
-
-    def next_chunk(self) -> bytes | None: ...
-    def close(self) -> None: ...
-
-
-class Source(Protocol):
-    """Where it comes from: `storage.snapshot_store`, or its model in memory."""
-
-    def open(
-        self, configuration: Callable[[int], bytes], chunk_bytes: int = CHUNK_BYTES
-    ) -> Stream | None: ...
-
-
 class Backup:
     """One backup on its way out; `close` ends it, whatever state it is in."""
 
-    def __init__(self, owner: Backups, stream: Stream, thread: Executor) -> None:
+    def __init__(self, owner: Backups, stream: SnapshotStream, thread: Executor) -> None:
         self.index = stream.header.index
         self._owner = owner
         self._stream = stream
@@ -73,7 +54,9 @@ class Backup:
 class Backups:
     """Where backups of one member come from."""
 
-    def __init__(self, source: Source, replica: Replica, thread: Executor | None = None) -> None:
+    def __init__(
+        self, source: SnapshotSource, replica: Replica, thread: Executor | None = None
+    ) -> None:
         self._source = source
         self._replica = replica
         self._thread = thread or ThreadPoolExecutor(1, thread_name_prefix="backup")

@@ -4,6 +4,10 @@ The order matters. The data directory is locked first, so that no second process
 on it. Then the runner is started, before any state makes this process large; it begins
 only when everything that an earlier runner of this directory had launched is dead. Then
 come the disks, the network, the duties, and the API last.
+
+A process may live several lives. When a snapshot has arrived, everything but the lock and
+the runner is closed, the snapshot takes the state's place, and the member begins again
+with a new incarnation, as if the process had been started anew.
 """
 
 from __future__ import annotations
@@ -17,12 +21,13 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from api.application import make_application
 from api.server import start_server
 from consensus.peers import PeerNetwork
 from consensus.raft_types import MemberRemoved, RaftSettings
+from consensus.snapshot_types import SnapshotPorts, SnapshotReady
 from consensus.state_check import StateDiverged
 from node.disk import DataDisk
 from node.node import Node
@@ -32,9 +37,10 @@ from node.runner_client import RunnerClient
 from node.settings import NodeSettings
 from node.spool import Spool
 from storage.clock import Environment, SystemEnvironment
+from storage.installation import STATE, finish_installation
 from storage.journal import LmdbJournal
 from storage.lmdb_store import LmdbStore
-from storage.snapshot_store import LmdbSource
+from storage.snapshot_store import LmdbSink, LmdbSource
 
 logger = logging.getLogger(__name__)
 
@@ -150,26 +156,63 @@ async def _run(
     runner: RunnerClient,
     ends: _Ends,
 ) -> int:
+    """Live one life after another, until one does not end with a snapshot to install."""
+    installed = 0
+    while True:
+        life = _begin(boot, environment, runner, installed)
+        installed = life.installed
+        status = await _live(boot, life, runner, ends)
+        if status is not None:
+            return status
+
+
+@dataclass(frozen=True, slots=True)
+class _Life:
+    """One life of a member: its node, and the files that are closed behind it."""
+
+    node: Node
+    journal: LmdbJournal
+    spool: Spool
+    installed: int
+
+
+def _begin(boot: Boot, environment: Environment, runner: RunnerClient, installed: int) -> _Life:
+    """Open the disks, finish an installation that waits, and put the node together."""
     settings = boot.settings
-    store = LmdbStore(boot.data_dir / "state")
     journal = LmdbJournal(
         boot.data_dir / "journal",
         cluster=settings.cluster,
         member=settings.name,
         environment=environment,
     )
+    installed += finish_installation(boot.data_dir, journal) is not None
+    store = LmdbStore(boot.data_dir / STATE)
+    spool = Spool(boot.data_dir / "spool")
+    source = LmdbSource(store, cluster=settings.cluster, environment=environment)
     node = Node(
         settings,
         environment=environment,
         journal=journal,
         network=boot.network,
         store=store,
-        spool=Spool(boot.data_dir / "spool"),
+        spool=spool,
         runner=runner,
         raft_settings=boot.raft,
-        source=LmdbSource(store, cluster=settings.cluster, environment=environment),
+        source=source,
+        snapshots=SnapshotPorts(source=source, sink=LmdbSink(boot.data_dir), installed=installed),
         disk=DataDisk(boot.data_dir, journal, store),
     )
+    return _Life(node, journal, spool, installed)
+
+
+async def _live(
+    boot: Boot,
+    life: _Life,
+    runner: RunnerClient,
+    ends: _Ends,
+) -> int | None:
+    """Run until the end of a life; return the exit status, None if another life follows."""
+    node, settings = life.node, boot.settings
     application = make_application(node, version=settings.version, registry=node.metrics.registry)
     await node.start()
     server = await start_server(application, boot.http_host, boot.http_port)
@@ -178,19 +221,36 @@ async def _run(
     reason = node.leaving.result() if node.leaving.done() else None
     if not (ends.died.done() or node.fatal.done()):
         await _drain(node, _grace_s(settings, reason), ends)
-    if ends.died.done() or node.fatal.done():
-        error = (ends.died if ends.died.done() else node.fatal).result()
-        # What it holds in memory may not be true; the journal and its peers are.
-        trace = None if isinstance(error, MemberRemoved) else error
-        logger.critical("This member must stop: %s", error, exc_info=trace)
-        status = _last_will(boot, node, error)
-        await runner.stop()
-        logging.shutdown()
-        os._exit(status)
+    if ends.died.done() or (node.fatal.done() and not _is_ready(node)):
+        await _die(boot, node, runner, (ends.died if ends.died.done() else node.fatal).result())
+    if node.fatal.done():
+        node.release()
     await server.stop()
     await asyncio.wait_for(node.stop(), timeout=FAREWELL_S_MAX)
+    if not (ends.asked.done() or node.leaving.done()):
+        if node.worker.running_count:
+            # The next life would declare this one dead, and with it what still runs.
+            await _die(boot, node, runner, RuntimeError("Attempts go on after they were stopped."))
+        life.journal.close()
+        life.spool.close()
+        return None
     logger.info("Member %s has stopped.", settings.name)
     return 0 if reason is None else EXIT_NO_ROOM
+
+
+def _is_ready(node: Node) -> bool:
+    """Tell whether what ends a life is a snapshot that waits to be installed."""
+    return isinstance(node.fatal.result(), SnapshotReady)
+
+
+async def _die(boot: Boot, node: Node, runner: RunnerClient, error: BaseException) -> NoReturn:
+    # What it holds in memory may not be true; the journal and its peers are.
+    trace = None if isinstance(error, MemberRemoved) else error
+    logger.critical("This member must stop: %s", error, exc_info=trace)
+    status = _last_will(boot, node, error)
+    await runner.stop()
+    logging.shutdown()
+    os._exit(status)
 
 
 async def _first_of(*futures: asyncio.Future[Any]) -> None:

@@ -21,7 +21,8 @@ MIB = 1024 * 1024
 
 # Names stand in paths, in certificates and in the log.
 NAME_PATTERN = r"^[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?$"
-# Every member votes, and a vote is a disk sync; more voters make a cluster slower, not safer.
+# All members of a new cluster vote, and a vote is a disk sync; more voters make it slower, not
+# safer. Members without a vote join later.
 MEMBERS_MAX = 9
 PORT_MAX = 65_535
 
@@ -75,11 +76,19 @@ class ClusterConfig(Struct, frozen=True, kw_only=True):
     members: Annotated[
         tuple[MemberConfig, ...],
         Meta(
-            description="All members, each in a [[cluster.members]] table; 3 or 5 survive a "
-            "failure of 1 or 2.",
+            description="The first members, each in a [[cluster.members]] table; 3 or 5 survive a "
+            "failure of 1 or 2. Read when the cluster begins; later its log says who they are.",
             extra={"required": True, "form": "members"},
         ),
     ] = ()
+    joined: Annotated[
+        bool,
+        Meta(
+            description="This member has joined a running cluster with `cronclave cluster join`, "
+            "which writes this. It lists itself alone in cluster.members: who else belongs to the "
+            "cluster is in its data directory, without which it does not start."
+        ),
+    ] = False
 
 
 class NodeConfig(Struct, frozen=True, kw_only=True):
@@ -216,6 +225,15 @@ class RaftConfig(Struct, frozen=True, kw_only=True):
             description="The same in bytes; whichever of the two is reached first counts.",
         ),
     ] = 256 * MIB
+    snapshot_bytes_per_s: Annotated[
+        int,
+        Meta(
+            ge=100_000,
+            le=10_000_000_000,
+            description="How fast a leader sends the state to a member that was away for longer. "
+            "Lower it where the disk or the network is needed for other things.",
+        ),
+    ] = 50_000_000
 
 
 class SchedulerConfig(Struct, frozen=True, kw_only=True):

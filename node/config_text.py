@@ -125,14 +125,22 @@ def render_members(members: Iterable[MemberConfig]) -> Iterator[str]:
 
 
 def render_new(
-    cluster: str, members: Iterable[MemberConfig], *, data_dir: str, certificates: str
+    cluster: str,
+    members: Iterable[MemberConfig],
+    *,
+    data_dir: str,
+    certificates: str,
+    joined: bool = False,
 ) -> str:
     """Return the file of a new cluster: what it cannot do without, all else by default.
 
     `certificates` is the folder that has one of each member's name with its certificates.
+    With `joined` it is the file of a member that has joined, which is the only one in it.
     """
-    head = "One file for all members; `cronclave config example` shows every setting."
-    lines = [f"# {head}", "", "[cluster]", f"name = {_quoted(cluster)}", ""]
+    whose = "The file of a member that has joined" if joined else "One file for all members"
+    head = f"{whose}; `cronclave config example` shows every setting."
+    lines = [f"# {head}", "", "[cluster]", f"name = {_quoted(cluster)}"]
+    lines += ["joined = true", ""] if joined else [""]
     lines += [
         *render_members(members),
         "",

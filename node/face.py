@@ -105,5 +105,6 @@ class Face:
             commands_waiting=self._proposer.waiting_commands,
             reports_waiting=self.reporter.waiting,
             state_differs=self.state_guard.differing_count,
+            **self.raft.snapshots.facts(),
             **({} if self._disk_watch is None else self._disk_watch.gauges()),
         )

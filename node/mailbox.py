@@ -47,5 +47,5 @@ class Mailbox:
 
     def tell_all(self, kind: bytes, payload: bytes) -> None:
         """Send a message to every other member that is connected."""
-        for member in self._others():
+        for member in sorted(self._others()):
             self.tell(member, kind, payload)

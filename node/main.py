@@ -33,6 +33,7 @@ from node.settings import NodeSettings
 from storage.clock import SystemEnvironment
 from storage.invariant import InvariantViolated, invariant
 from storage.journal_format import DiskFailed, JournalDamaged, JournalMismatch
+from storage.snapshot_format import SnapshotDamaged
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +53,7 @@ ENDS: tuple[tuple[tuple[type[BaseException], ...], int, str], ...] = (
             JournalMismatch,
             JournalDamaged,
             LevelUnsupported,
+            SnapshotDamaged,
         ),
         EXIT_REFUSED,
         "This member cannot start",
@@ -104,10 +106,11 @@ def boot_of(config: Config) -> Boot:
     """Translate a configuration into what a member is started from."""
     scheduler = config.scheduler
     http_port = config.http.port  # a port of the member's own is in it already
+    addresses = {member.name: member.address for member in config.cluster.members}
     settings = NodeSettings(
         name=config.node.name,
         cluster=config.cluster.name,
-        bootstrap=first_configuration({m.name: m.address for m in config.cluster.members}),
+        bootstrap=None if config.cluster.joined else first_configuration(addresses),
         http_address=f"http://{config.http.host}:{http_port}",
         version=version("cronclave"),
         slots=config.node.slots,
@@ -146,6 +149,7 @@ def _raft_settings(config: Config) -> RaftSettings:
         heartbeat_s=raft.heartbeat_ms / 1000,
         tail_entries_max=raft.journal_tail_entries,
         tail_bytes_max=raft.journal_tail_bytes,
+        snapshot_bytes_per_s=raft.snapshot_bytes_per_s,
     )
 
 

@@ -27,9 +27,10 @@ from consensus.machine import BatchResults
 from consensus.proposer import Proposer
 from consensus.raft_types import Journal, Network, RaftSettings
 from consensus.read_index import ReadIndex
+from consensus.snapshot_types import SnapshotPorts, SnapshotSource
 from consensus.state_check import StateCheck
 from consensus.timekeeper import Timekeeper
-from node.backups import Backups, Source
+from node.backups import Backups
 from node.definitions import Definitions
 from node.departure import Departure
 from node.disk import Disk, DiskAlmostFull, Marks
@@ -52,6 +53,7 @@ from node.services.levels import LevelService
 from node.services.reaper import Reaper
 from node.services.reporter import Reporter
 from node.services.service import Services
+from node.services.steward import Steward
 from node.services.worker import Worker
 from node.settings import NodeSettings
 from node.spool import Spool
@@ -80,7 +82,8 @@ class Node(Face):
 
     `registry` holds the executors, by default all that are installed; `state_writer` runs
     the commits of the state, by default in a thread of its own. Without `source` there are
-    no backups of this member, and without `disk` nobody watches how much room it has.
+    no backups of this member, without `snapshots` it neither sends nor takes any (when one has
+    arrived, `fatal` is `SnapshotReady`), and without `disk` nobody watches how much room it has.
     """
 
     def __init__(
@@ -97,7 +100,8 @@ class Node(Face):
         raft_class: Callable[..., Raft] = Raft,
         registry: Registry | None = None,
         state_writer: Executor | None = None,
-        source: Source | None = None,
+        source: SnapshotSource | None = None,
+        snapshots: SnapshotPorts | None = None,
         disk: Disk | None = None,
     ) -> None:
         self.settings = settings
@@ -110,8 +114,8 @@ class Node(Face):
         self._journal = journal
         self._store = store
         self._incarnation = later_incarnation(environment, store, settings.name)
-        # Only the first heartbeat of a process says that its predecessors are dead: the
-        # locks on the data directory and of the runner have proven it.
+        # Only the first heartbeat of a life says that its predecessors are dead: the locks on
+        # the data directory and of the runner have proven it, or that they ended before.
         self._supersedes = True
         self.timekeeper = Timekeeper(
             environment,
@@ -122,7 +126,7 @@ class Node(Face):
             store, environment, Listeners(self._take_results), self.fail, state_writer
         )
         self.timekeeper.log_said(self.replica.machine.clock_ms)
-        self._build_consensus(network, raft_settings, raft_class)
+        self._build_consensus(network, raft_settings, raft_class, snapshots)
         self._backups = None if source is None else Backups(source, self.replica)
         self.state_guard = self._make_state_guard()
         self._open_mailbox()
@@ -134,7 +138,11 @@ class Node(Face):
         )  # fmt: skip
 
     def _build_consensus(
-        self, network: Network, raft_settings: RaftSettings, raft_class: Callable[..., Raft]
+        self,
+        network: Network,
+        raft_settings: RaftSettings,
+        raft_class: Callable[..., Raft],
+        snapshots: SnapshotPorts | None,
     ) -> None:
         settings, environment = self.settings, self.environment
         self._proposer = Proposer(
@@ -158,6 +166,7 @@ class Node(Face):
             receive=self._mailbox.receive,
             on_leadership=self._on_leadership,
             on_fatal=self.fail,
+            snapshots=snapshots,
         )
         self._proposer.attach(self.raft)
         self._reads = ReadIndex(
@@ -210,6 +219,7 @@ class Node(Face):
         self.heartbeat = HeartbeatService(
             self, lease, self.timekeeper, environment, settings.heartbeat_ms,
             self._make_heartbeat, self._on_renewed, self._on_given_up, self._beat,
+            lambda: self.self_report.in_step,
         )  # fmt: skip
         self.reaper = Reaper(self, self.view, environment, settings.lease_ms)
         self.reaper.own = self._incarnation
@@ -219,7 +229,10 @@ class Node(Face):
         levels = LevelService(
             self, self.view, lambda: self.raft.configuration.names, lambda: self.raft.is_leader
         )
-        duties = (self.heartbeat, self.due_loop, self.reporter, self.reaper, cleaner, levels)
+        steward = Steward(self.raft, self.view, settings.name)
+        duties = (
+            self.heartbeat, self.due_loop, self.reporter, self.reaper, cleaner, levels, steward,
+        )  # fmt: skip
         watches = () if self._disk_watch is None else (self._disk_watch,)
         self._services = Services((*duties, *watches), self.fail)
         self.departure = Departure(
@@ -253,6 +266,11 @@ class Node(Face):
         if self._backups is not None:
             await self._backups.stop()
         await self.replica.stop()
+
+    def release(self) -> None:
+        """Let nobody wait for a log that has stopped: what was sent ends as unknown (A7)."""
+        self._reads.close()
+        self._proposer.close(NoQuorum("This member installs a snapshot."))
 
     def fail(self, error: BaseException) -> None:
         """Take note of what ends this member; the first reason counts."""

@@ -44,7 +44,9 @@ def close_directory(
 
 def leave_directory(data_dir: Path, reason: str) -> Path:
     """Close the directory of a member that was removed; return the file, which is synced."""
-    return _mark(data_dir / REMOVED_MARKER, {"reason": reason, "data_dir": str(data_dir)})
+    advice = "Join with a new token and an empty directory to take this machine in again."
+    report = {"reason": reason, "advice": advice, "data_dir": str(data_dir)}
+    return _mark(data_dir / REMOVED_MARKER, report)
 
 
 def _mark(marker: Path, report: Mapping[str, Any]) -> Path:
@@ -74,8 +76,7 @@ def check_directory(data_dir: Path) -> None:
     """
     content = _content(data_dir / REMOVED_MARKER)
     if content is not None:
-        reason, _ = _report(content)
-        raise Removed(f"{reason} The directory {data_dir} is of no more use.")
+        raise Removed(f"{_report(content)[0]} The directory {data_dir} is of no more use.")
     content = _content(data_dir / MARKER)
     if content is not None:
         reason, advice = _report(content)

@@ -98,7 +98,9 @@ class Replica:
         effects = Effects()
         results: list[BatchResults] = []
         for entry in entries:
-            results += self.machine.apply(entry.index, entry.term, entry.command, effects)
+            results += self.machine.apply(
+                entry.index, entry.term, entry.command, effects, entry.configuration
+            )
         self.machine.finish()
         self.listeners.results(results)
         for tell in self.listeners.effects:

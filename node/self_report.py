@@ -88,19 +88,32 @@ class SelfReport:
             settings.version,
             tzdata_version(),
             dict(settings.labels),
-            accepting=accepting,
+            # While it catches up, its share of the launches would wait for it.
+            accepting=accepting and self._caught_up(),
             running=self._worker.held_count,
             supersedes=supersedes,
             level=features.CURRENT,
             level_min=features.MINIMUM,
         )
 
+    @property
+    def in_step(self) -> bool:
+        """Tell whether this member hears what becomes of the commands that it proposes."""
+        return self._raft.snapshots.lag is not None
+
     def _caught_up(self) -> bool:
-        return self._raft.commit_index - self._replica.applied_index < CATCH_UP_ENTRIES
+        lag = self._raft.snapshots.lag
+        return lag is not None and lag < CATCH_UP_ENTRIES
 
     def readiness(self) -> list[str]:
         """Return what is missing for this member to be ready, as sentences."""
         missing = []
+        if self._raft.snapshots.receiving:
+            megabytes = self._raft.snapshots.received_bytes / 1_000_000
+            missing.append(
+                "The log does not reach back to this member, which is installing a snapshot of "
+                f"the state ({megabytes:.0f} MB so far)."
+            )
         if not self._raft.has_quorum_contact:
             missing.append("There is no contact with a majority of the members.")
         if not self._caught_up():

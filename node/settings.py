@@ -14,8 +14,9 @@ class NodeSettings:
 
     name: str
     cluster: str
-    # The first members of the cluster; the log knows who belongs to it since.
-    bootstrap: Configuration
+    # The first members of the cluster; the log knows who belongs to it since. None for one
+    # that has joined later.
+    bootstrap: Configuration | None
     http_address: str
     version: str
     slots: int = 512

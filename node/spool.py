@@ -16,6 +16,7 @@ import msgspec
 
 from consensus.commands import Ended
 from storage.journal_format import DiskFailed
+from storage.models import NOT_DECODED
 
 _LENGTH = struct.Struct(">I")
 _encode = msgspec.msgpack.Encoder().encode
@@ -30,18 +31,21 @@ class Spool:
         self._open: set[tuple[bytes, int]] = set()
 
     def recover(self) -> list[Ended]:
-        """Return what an earlier process left behind; a torn last record is dropped."""
+        """Return what an earlier process left behind; a torn last record is dropped.
+
+        It is cut off as well: what is written behind it could not be told from its rest.
+        """
         data = os.pread(self._descriptor, os.fstat(self._descriptor).st_size, 0)
-        ends, position = [], 0
-        while position + _LENGTH.size <= len(data):
-            (length,) = _LENGTH.unpack_from(data, position)
-            position += _LENGTH.size
-            record = data[position : position + length]
-            position += length
+        ends, whole = [], 0
+        while whole + _LENGTH.size <= len(data):
+            (length,) = _LENGTH.unpack_from(data, whole)
+            begin = whole + _LENGTH.size
             try:
-                ends.append(_decode(record))
-            except msgspec.MsgspecError:
+                ends.append(_decode(data[begin : begin + length]))
+            except NOT_DECODED:
                 break
+            whole = begin + length
+        os.ftruncate(self._descriptor, whole)
         self._open = {(end.run, end.fence) for end in ends}
         return ends
 
@@ -52,10 +56,13 @@ class Spool:
             DiskFailed: the disk is full or broken; the process has to stop.
         """
         record = _encode(end)
+        record = _LENGTH.pack(len(record)) + record
         try:
-            os.write(self._descriptor, _LENGTH.pack(len(record)) + record)
+            written = os.write(self._descriptor, record)
         except OSError as error:
             raise DiskFailed(f"The spool cannot be written: {error}") from error
+        if written < len(record):
+            raise DiskFailed(f"The spool took {written} of {len(record)} bytes: the disk is full.")
         self._open.add((end.run, end.fence))
 
     def settle(self, end: Ended) -> None:

@@ -18,11 +18,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from consensus import commands, features
 from consensus.context import Effects
 from consensus.machine import Machine
+from consensus.raft_seams import entry_of
 from node.boot import locked
 from node.quarantine import check_directory
 from storage import keys, models
@@ -37,7 +36,7 @@ from storage.journal_format import (
     LogRecord,
 )
 from storage.lmdb_store import LmdbStore
-from storage.models import Meta
+from storage.models import NOT_DECODED, Meta
 from storage.snapshot_format import SnapshotHeader, encode_snapshot
 from storage.store import Row
 
@@ -84,9 +83,9 @@ class Survivor:
             InvariantViolated: an entry is not understood by this release.
         """
         machine = Machine(self._store)
-        for payload, index, term in self._records():
-            command = payload[1:] if payload[0] == REGULAR_KIND else b""
-            machine.apply(index, term, command, Effects())
+        for record in self._records():
+            entry = entry_of(record)
+            machine.apply(entry.index, entry.term, entry.command, Effects(), entry.configuration)
         machine.finish()
 
     def chunks(self, environment: Environment) -> Iterator[bytes]:
@@ -154,7 +153,7 @@ def _described(payload: bytes) -> str:
         return "a change of the members"
     try:
         entry = commands.decode_entry(payload[1:])
-    except msgspec.MsgspecError:
+    except NOT_DECODED:
         return "not understood by this release"
     kinds = Counter(type(command).__name__ for batch in entry.batches for command in batch.commands)
     return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "nothing"

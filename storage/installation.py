@@ -25,7 +25,14 @@ from pathlib import Path
 from storage.files import sync_directory
 from storage.journal import LmdbJournal
 from storage.journal_format import EMPTY_PAYLOAD, Batch, DiskFailed, HardState
-from storage.snapshot_format import SnapshotHeader, decode_header
+from storage.memory_journal import MemoryJournal
+from storage.snapshot_format import (
+    SnapshotDamaged,
+    SnapshotError,
+    SnapshotHeader,
+    decode_header,
+    unpack_configuration,
+)
 from storage.snapshot_store import HEADER_FILE, INCOMING, READY, applied_index_of
 
 logger = logging.getLogger(__name__)
@@ -57,9 +64,9 @@ def _install(
     shutil.rmtree(data_dir / INCOMING, ignore_errors=True)
     header = None
     if (data_dir / READY).exists():
-        header = decode_header((data_dir / READY / HEADER_FILE).read_bytes())
+        header = _waiting(data_dir / READY)
         if header.index > applied_index_of(data_dir / STATE):
-            _begin_journal_anew(journal, header)
+            begin_journal_anew(journal, header)
             passed("journal")
             _exchange(data_dir, passed)
             logger.info("The state is now the snapshot of entry %d.", header.index)
@@ -72,7 +79,17 @@ def _install(
     return header
 
 
-def _begin_journal_anew(journal: LmdbJournal, header: SnapshotHeader) -> None:
+def _waiting(ready: Path) -> SnapshotHeader:
+    try:
+        return decode_header((ready / HEADER_FILE).read_bytes())
+    except SnapshotError as error:
+        raise SnapshotDamaged(
+            f"The snapshot in {ready} waits to be installed and cannot be read: {error} Remove "
+            "this member from the cluster and add it back with an empty directory."
+        ) from error
+
+
+def begin_journal_anew(journal: LmdbJournal | MemoryJournal, header: SnapshotHeader) -> None:
     """Let the log begin at the snapshot, or leave it as it is if it agrees there.
 
     A log that has the very entry agrees with the snapshot up to it, and what it has behind
@@ -88,8 +105,11 @@ def _begin_journal_anew(journal: LmdbJournal, header: SnapshotHeader) -> None:
         # What this member has said to others, votes included, belongs to the durable term.
         hard_state = HardState(header.term)
     base = (EMPTY_PAYLOAD, header.index, header.term)
-    # What the members were as of the snapshot; the entries that said so are not in this log.
-    members = (header.index, header.configuration) if header.configuration else None
+    # Who belonged together as of the snapshot; the entries that said so are not in this log. A
+    # newcomer was told as of a later entry, and keeps that.
+    members, known = unpack_configuration(header), journal.configuration
+    if members is not None and known is not None and known[0] >= members[0]:
+        members = None
     journal.write(Batch(base=base, hard_state=hard_state, configuration=members))
 
 

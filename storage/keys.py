@@ -23,6 +23,9 @@ question the program asks is a range:
 | ANSWER_AGE | expires_ms, hash | | answers that are old enough to go |
 | META | | Meta | applied index, cluster clock, state hash |
 | LEVEL | | ClusterLevel | what all members support |
+| CONFIGURATION | | AppliedConfiguration | who belongs to the cluster, as of the log |
+| SEAT | name | WantedSeat | who is to belong to it |
+| TOKEN | hash of the secret | JoinToken | who may join |
 
 An occurrence's key has room for one record: that it ends in exactly one outcome is a
 matter of where the outcome is kept.
@@ -40,6 +43,7 @@ MEMBER, INCARNATION = b"\x0a", b"\x0b"
 SESSION, RESULT, ANSWER, ANSWER_AGE = b"\x0c", b"\x0d", b"\x0e", b"\x0f"
 META = b"\x10"
 LEVEL = b"\x11"
+CONFIGURATION, SEAT, TOKEN = b"\x12", b"\x13", b"\x14"
 
 JOB_ID_BYTES = 16
 INCARNATION_BYTES = 16

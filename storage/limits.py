@@ -50,6 +50,11 @@ ATTEMPTS_KEPT_MAX = 20  # of a run's past attempts the last ones are kept in its
 LOST_ATTEMPTS_MAX = 10  # a run that takes its member down ten times is not tried again
 EXPIRE_RUNS_MAX = 256
 CLEAN_ITEMS_MAX = 256
+
+# --- Members --------------------------------------------------------------------------
+TOKENS_MAX = 100  # open at once; each is a certificate and a key of a few kilobytes
+TOKEN_MS_MAX = 7 * 86_400_000
+BUNDLE_BYTES_MAX = 16_384
 OUTPUT_CHUNK_BYTES = 65_536
 
 assert BATCH_BYTES_MAX < ENTRY_BYTES_MAX

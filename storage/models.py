@@ -216,14 +216,50 @@ class Member(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     tzdata: str = ""
     running: int = 0
     level: int = 1  # the highest feature level that its release supports
+    leaving: bool = False  # its seat is gone, its lease is not over yet
 
 
 class Incarnation(msgspec.Struct, frozen=True, array_like=True):
-    """One life of a member's process, while it may still own runs."""
+    """One life of a member's process, while it may still own runs.
+
+    One that is `leaving` was removed from the cluster: it claims and renews nothing more.
+    """
 
     member: str
     lease_until_ms: int
     expired: bool = False
+    leaving: bool = False
+
+
+class AppliedConfiguration(msgspec.Struct, frozen=True, array_like=True):
+    """The configuration of the cluster that was applied last; see consensus.configuration."""
+
+    index: int
+    content: bytes
+
+
+class WantedSeat(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A member that the cluster is to have; the leader makes the configuration follow.
+
+    `replaces` names the member that goes as soon as this one has its role.
+    """
+
+    address: str
+    role: Literal["voter", "nonvoting"]
+    seat_id: bytes = b""
+    replaces: str | None = None
+    since_ms: int = 0
+
+
+class JoinToken(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """A permission to join once. `bundle` is sealed: only who has the token can read it."""
+
+    name: str
+    role: Literal["voter", "nonvoting"]
+    expires_ms: int
+    bundle: bytes
+    replaces: str | None = None
+    used: bool = False
 
 
 class Session(msgspec.Struct, frozen=True, array_like=True):
@@ -261,6 +297,9 @@ class Meta(msgspec.Struct, frozen=True, array_like=True):
 
 OutcomeRecord = Run | Skip
 
+# What decoding damaged bytes raises: for text that is no UTF-8, no error of msgspec's own.
+NOT_DECODED = (msgspec.MsgspecError, UnicodeDecodeError)
+
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode
 
@@ -272,4 +311,7 @@ decode_incarnation = msgspec.msgpack.Decoder(Incarnation).decode
 decode_session = msgspec.msgpack.Decoder(Session).decode
 decode_answer = msgspec.msgpack.Decoder(Answer).decode
 decode_level = msgspec.msgpack.Decoder(ClusterLevel).decode
+decode_applied_configuration = msgspec.msgpack.Decoder(AppliedConfiguration).decode
+decode_wanted_seat = msgspec.msgpack.Decoder(WantedSeat).decode
+decode_join_token = msgspec.msgpack.Decoder(JoinToken).decode
 decode_meta = msgspec.msgpack.Decoder(Meta).decode

@@ -96,6 +96,25 @@ class SnapshotFooter(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
     sha256: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 
 
+def pack_configuration(placed: tuple[int, bytes]) -> bytes:
+    """Return a configuration and the index of its entry as a header carries them."""
+    return _encoder.encode(placed)
+
+
+def unpack_configuration(header: SnapshotHeader) -> tuple[int, bytes] | None:
+    """Return what `pack_configuration` was given; None if the header carries nothing.
+
+    Raises:
+        SnapshotDamaged: it carries something else.
+    """
+    if not header.configuration:
+        return None
+    try:
+        return msgspec.msgpack.decode(header.configuration, type=tuple[int, bytes])
+    except _NOT_DECODED as error:
+        raise SnapshotDamaged(f"The snapshot's configuration cannot be read: {error}") from error
+
+
 def check_content(
     header: SnapshotHeader, footer: SnapshotFooter, records: int, meta: bytes | None
 ) -> None:

@@ -106,10 +106,15 @@ class Client:
     def get(self, path: str, query: Query = (), *, accept: str = JSON) -> Answer:
         return self._send("GET", _target(path, query), None, {"Accept": accept})
 
-    def post(self, path: str, document: object = None, query: Query = ()) -> Answer:
-        """Act or create, under a key that makes a repetition harmless."""
-        headers = {KEY_HEADER: new_id(self._environment).hex()}
+    def post(
+        self, path: str, document: object = None, query: Query = (), *, key: str = ""
+    ) -> Answer:
+        """Act or create, under a key that makes a repetition harmless; by default a new one."""
+        headers = {KEY_HEADER: key or new_id(self._environment).hex()}
         return self._send("POST", _target(path, query), document, headers)
+
+    def patch(self, path: str, document: object) -> Answer:
+        return self._send("PATCH", _target(path, ()), document, {})
 
     def put(
         self,

@@ -12,10 +12,16 @@ from node.cli.commands import Command
 from node.cli.output import Column, Printer
 from node.cli.session import Session, addressed
 
+
+def _running(member: Mapping[str, Any]) -> str | None:
+    return f"{member.get('running', 0)}/{member['slots']}" if "slots" in member else None
+
+
 MEMBERS = (
     Column("NAME", text_of("name")),
+    Column("ROLE", text_of("role")),
     Column("STATUS", text_of("status")),
-    Column("RUNNING", lambda member: f"{member.get('running', 0)}/{member.get('slots', '?')}"),
+    Column("RUNNING", _running),
     Column("HTTP", text_of("http_address")),
     Column("VERSION", text_of("version")),
     Column("LEASE UNTIL", text_of("lease_until"), is_time=True),
@@ -58,8 +64,19 @@ def _member_text(item: Any) -> str:
 @click.command("list", cls=Command, examples="cronclave member list -o json")
 @addressed
 def list_members(session: Session, /) -> None:
-    """List the members of the cluster, as their heartbeats last told."""
-    members = session.client.items("/v1/members", (), None)
+    """List the members of the cluster, as their heartbeats last told.
+
+    ROLE is voter, learner (on its way to a vote) or nonvoting; one that was never heard of
+    yet has nothing else to show.
+    """
+    members = list(session.client.items("/v1/members", (), None))
+    known = {member.get("name") for member in members}
+    seats = session.client.get("/v1/cluster/configuration").json()["members"]
+    members += [
+        {"name": seat["name"], "role": seat["role"] or "wanted", "status": "not_heard_yet"}
+        for seat in seats
+        if seat["name"] not in known
+    ]
     session.printer.many(
         members, MEMBERS, lambda member: str(member.get("name", "")), "No member is known yet."
     )

@@ -16,6 +16,7 @@ import click
 
 from node.cli.addresses import Address
 from node.cli.client import Client
+from node.cli.cluster_init import AUTHORITY, FILE
 from node.cli.dev_layout import HOST, DevNode, Layout, check_unused, write_state
 from node.cli.dev_processes import Processes, ending, log_tail
 from node.cli.dev_samples import NAMESPACE, create_samples
@@ -178,8 +179,27 @@ class DevCluster:
         if len(nodes) > 1:
             pid = self._processes.pids.get(first.name)
             lines.append(f"  kill -9 {pid}    # {first.name} dies, the others take over its jobs")
+        more = growth(name, self._layout.directory, nodes, first.name)
+        lines += ["", "One more node, and one less:", *more]
         lines += ["", "Stop with Ctrl-C."]
         return "\n".join(lines)
+
+
+def growth(command: str, directory: Path, nodes: Sequence[DevNode], leaving: str) -> list[str]:
+    """Return the commands with which a development cluster gets another node, and loses one."""
+    new = f"n{len(nodes) + 1}"
+    http_port = max(max(node.http_port, node.peer_port) for node in nodes) + 1
+    place = directory / "joined" / new
+    authority, folder, file = (
+        shlex.quote(str(path)) for path in (directory / AUTHORITY, place, place / FILE)
+    )
+    return [
+        f"  T=$({command} cluster token {new} --authority {authority})",
+        f"  {command} cluster join $T --name {new} --address {HOST}:{http_port + 1} "
+        f"--http-port {http_port} --dir {folder}",
+        f"  {command} node --config {file}",
+        f"  {command} cluster remove {leaving}",
+    ]
 
 
 def tell(message: str) -> None:

@@ -52,15 +52,24 @@ RUN = Entry(
 )
 _BACKUP, _RESTORE = "node.cli.backup_commands", "node.cli.restore_commands"
 CLUSTER = Entry(
-    "Look at the cluster, back it up, or prepare a new one.",
+    "Look at the cluster, change its members, back it up, or prepare a new one.",
     examples="""
         cronclave cluster status
+        cronclave cluster token n4 --authority new/authority
+        cronclave cluster remove n2
         cronclave cluster backup monday.backup
         cronclave cluster restore monday.backup --dir new --member n1=10.0.0.1:7901
     """,
     commands={
         "status": Entry("Show how a node sees the cluster.", "node.cli.cluster_commands:status"),
         "init": Entry("Make certificates and a cluster.toml.", "node.cli.cluster_init:init"),
+        "token": Entry("Let a new member join once.", "node.cli.cluster_token:token"),
+        "join": Entry("Join a cluster with a token.", "node.cli.cluster_join:join"),
+        "replace": Entry("Put one member in another's place.", "node.cli.cluster_token:replace"),
+        "remove": Entry("Remove a member for good.", "node.cli.cluster_members:remove"),
+        "promote": Entry("Give a member a vote.", "node.cli.cluster_members:promote"),
+        "demote": Entry("Take a member's vote away.", "node.cli.cluster_members:demote"),
+        "move": Entry("Say where a member is reached.", "node.cli.cluster_members:move"),
         "backup": Entry("Write all that the cluster holds to a file.", f"{_BACKUP}:backup"),
         "verify-backup": Entry("Check a backup.", f"{_BACKUP}:verify"),
         "restore": Entry("Make a new cluster of a backup.", f"{_RESTORE}:restore"),

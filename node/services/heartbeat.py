@@ -22,7 +22,8 @@ from storage.clock import Environment
 logger = logging.getLogger(__name__)
 
 # How soon to ask again while the others have not confirmed this member's time of day: it
-# claims nothing until then.
+# claims nothing until then. The same while it does not follow the log: a heartbeat would make
+# the others leave launches to a member that cannot see them.
 UNCONFIRMED_S = 0.25
 
 
@@ -40,6 +41,7 @@ class HeartbeatService:
         on_renewed: Callable[[], None],
         on_given_up: Callable[[], None],
         ask_time: Callable[[], None],
+        in_step: Callable[[], bool],
     ) -> None:
         self._door = door
         self._lease = lease
@@ -50,6 +52,7 @@ class HeartbeatService:
         self._on_renewed = on_renewed
         self._on_given_up = on_given_up
         self._ask_time = ask_time
+        self._in_step = in_step
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -57,9 +60,11 @@ class HeartbeatService:
             began_s = loop.time()
             self._timekeeper.check()
             self._ask_time()
-            await self.run_once()
-            confirmed = self._timekeeper.confirmed
-            period_s = self._period_s if confirmed else min(UNCONFIRMED_S, self._period_s)
+            in_step = self._in_step()
+            if in_step:
+                await self.run_once()
+            soon = not in_step or not self._timekeeper.confirmed
+            period_s = min(UNCONFIRMED_S, self._period_s) if soon else self._period_s
             await asyncio.sleep(max(0.0, began_s + period_s - loop.time()))
 
     async def run_once(self) -> None:
@@ -77,5 +82,10 @@ class HeartbeatService:
             self._on_renewed()
         elif isinstance(result, Refused) and result.code == "lease_expired":
             logger.warning("The cluster has given this member's lease up; it begins anew.")
+            self._lease.revoke()
+            self._on_given_up()
+        elif isinstance(result, Refused) and result.code == "member_removed":
+            # It goes on the air with its removal, which it hears of as well; until then it
+            # starts nothing, and stops what others may be given.
             self._lease.revoke()
             self._on_given_up()

@@ -14,7 +14,8 @@ import pytest
 import pytest_asyncio
 
 from consensus.errors import NoQuorum, OutcomeUnknown, Overloaded
-from node.backups import Backups, Source, Stream
+from consensus.snapshot_types import SnapshotSource, SnapshotStream
+from node.backups import Backups
 from storage.backup_file import Backup, BackupCheck
 from storage.lmdb_store import LmdbStore
 from storage.models import ScheduleSpec
@@ -108,7 +109,7 @@ async def test_a_backup_that_fails_half_way_does_not_look_whole(
 class SlowStream:
     """A stream whose reading waits until a test lets it go on."""
 
-    def __init__(self, stream: Stream, gate: threading.Event) -> None:
+    def __init__(self, stream: SnapshotStream, gate: threading.Event) -> None:
         self.header = stream.header
         self.gate = gate
         self.reading = threading.Event()
@@ -150,7 +151,7 @@ async def test_a_backup_has_all_that_was_applied_before_it_was_asked_for(tmp_pat
     async with lone_member(tmp_path) as member:
         source = SlowSource(member)
         source.gate.set()
-        backups = Backups(cast(Source, source), member.node.replica)
+        backups = Backups(cast(SnapshotSource, source), member.node.replica)
         await member.put("before", definition(ScheduleSpec(kind="manual")))
         index = member.node.applied_index
         backup = await backups.open()
@@ -170,7 +171,7 @@ async def test_one_backup_at_a_time_and_the_member_goes_on_meanwhile(tmp_path: P
     """A slow reader holds up nobody but the next one who wants a backup."""
     async with lone_member(tmp_path) as member:
         source = SlowSource(member)
-        backups = Backups(cast(Source, source), member.node.replica)
+        backups = Backups(cast(SnapshotSource, source), member.node.replica)
         await member.put("job", definition(ScheduleSpec(kind="manual")))
         backup = await backups.open()
         with pytest.raises(Overloaded):
@@ -194,7 +195,7 @@ async def test_a_backup_that_is_given_up_is_closed_when_its_reading_has_ended(
     """LMDB would take a transaction that ends in the middle of a read very ill."""
     async with lone_member(tmp_path) as member:
         source = SlowSource(member)
-        backups = Backups(cast(Source, source), member.node.replica)
+        backups = Backups(cast(SnapshotSource, source), member.node.replica)
         await member.put("job", definition(ScheduleSpec(kind="manual")))
         backup = await backups.open()
         reading = asyncio.ensure_future(backup.next_chunk())
@@ -219,7 +220,7 @@ async def test_a_member_without_a_state_says_so(tmp_path: Path) -> None:
             del configuration, chunk_bytes
 
     async with lone_member(tmp_path) as member:
-        backups = Backups(cast(Source, Empty()), member.node.replica)
+        backups = Backups(cast(SnapshotSource, Empty()), member.node.replica)
         with pytest.raises(NoQuorum, match="no state"):
             await backups.open()
         await backups.stop()

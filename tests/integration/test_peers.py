@@ -169,6 +169,7 @@ async def test_a_peer_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
     ports = dict(zip(("n1", "n2"), free_ports(2), strict=True))
     settings = RaftSettings(
         entry_bytes_max=50_000, batch_bytes_max=50_000, frame_bytes_max=200_000,
+        snapshot_chunk_bytes=50_000,
         window_bytes_max=200_000, send_queue_bytes_max=400_000,
     )  # fmt: skip
     one, two = network("n1", ports, None, settings), network("n2", ports, None)
@@ -241,6 +242,7 @@ async def test_a_frame_above_the_bound_ends_the_connection(tmp_path: Path) -> No
     ports = dict(zip(("n1", "n2"), free_ports(2), strict=True))
     small = RaftSettings(
         entry_bytes_max=1000, batch_bytes_max=1000, frame_bytes_max=100_000,
+        snapshot_chunk_bytes=1000,
         window_bytes_max=100_000,
     )  # fmt: skip
     one, two = network("n1", ports, None), network("n2", ports, None, small)

@@ -189,8 +189,12 @@ def test_every_member_of_the_new_cluster_begins_at_the_same_entry(
             member=member,
             environment=ENVIRONMENT,
         )
-        bootstrap = first_configuration(dict.fromkeys(MEMBERS, "127.0.0.1:7901"))
-        log = RaftLog(journal, RaftSettings(), meta.applied_index, bootstrap)
+        log = RaftLog(
+            journal,
+            RaftSettings(),
+            meta.applied_index,
+            first_configuration(dict.fromkeys(MEMBERS, "")),
+        )
         assert (log.first_index, log.last_index) == (meta.applied_index, meta.applied_index)
         assert (log.last_term, journal.hard_state) == (TERM, HardState(TERM))
         disks.add(journal.disk_id)

@@ -47,7 +47,8 @@ DefinitionMaker = Callable[[random.Random, int, int], JobDefinition]
 Kind = Literal["create", "edit", "pause", "resume", "delete", "trigger", "cancel"]
 Knowledge = Literal["accepted", "refused", "not applied", "unknown"]
 
-PROPOSAL_S = 10.0
+# Some users have little patience, and do not know afterwards what became of their request.
+PROPOSAL_S = (0.5, 2.0, 10.0)
 PATIENCE_S = 12.0
 TRIES_MAX = 3
 
@@ -67,6 +68,9 @@ class Wish:
     result: Result | None = None
     # What the command said the last time it was sent.
     command: Command | None = None
+    # By how much members may have been wrong about the time: where only two are left and
+    # one of their clocks is behind, nobody can tell which.
+    doubt_ms: int = 0
     # What the job is to be, the same in every try.
     wanted: JobDefinition | None = None
 
@@ -77,6 +81,9 @@ class Surface(Protocol):
     loop: VirtualLoop
     oracle: ClusterOracle
     lives: dict[str, MemberLife]
+
+    @property
+    def doubt_ms(self) -> int: ...
 
 
 class Client:
@@ -123,7 +130,7 @@ class Client:
         elif kind == "delete" and len(self.jobs) > 1:
             await self.do("delete", job, self._deletion)
         elif kind in ("pause", "resume"):
-            await self.do(kind, job, self._pausing(paused=kind == "pause"))
+            await self.do(kind, job, self.pausing(paused=kind == "pause"))
         elif kind == "edit":
             await self.do("edit", job, self._edit)
         elif kind == "cancel":
@@ -160,10 +167,10 @@ class Client:
     async def finish(self) -> None:
         """Let no job stand still: what is paused is resumed, until that is certain."""
         for job in self.jobs:
-            wish = await self.do("resume", job, self._pausing(paused=False))
+            wish = await self.do("resume", job, self.pausing(paused=False))
             while wish.known not in ("accepted", "refused"):
                 await asyncio.sleep(0.5)
-                wish = await self.do("resume", job, self._pausing(paused=False))
+                wish = await self.do("resume", job, self.pausing(paused=False))
 
     # --- How it asks --------------------------------------------------------------------------
 
@@ -196,6 +203,9 @@ class Client:
         if not lives:
             return ConsensusError("Nobody listens.")
         life = self._rng.choice(lives)
+        wish.doubt_ms = max(wish.doubt_ms, self._world.doubt_ms)
+
+        timeout_s = self._rng.choice(PROPOSAL_S)
 
         async def work(node: Node) -> object:
             command = build(node, wish)
@@ -204,7 +214,7 @@ class Client:
             wish.command = command
             if not node.time_confirmed:
                 raise NoQuorum("The time of day is not known here.")
-            return (await node.propose((command,), timeout_s=PROPOSAL_S))[0]
+            return (await node.propose((command,), timeout_s=timeout_s))[0]
 
         answer = life.ask(work)
         done, _ = await asyncio.wait({answer}, timeout=PATIENCE_S)
@@ -238,7 +248,7 @@ class Client:
         nonce = node.environment.random.getrandbits(32)
         return TriggerJob(wish.job, node.now_ms(), nonce, wish.key)
 
-    def _pausing(self, *, paused: bool) -> Callable[[Node, Wish], Command]:
+    def pausing(self, *, paused: bool) -> Callable[[Node, Wish], Command]:
         return lambda node, wish: PauseJob(wish.job, paused, None, wish.key)
 
     def _deletion(self, node: Node, wish: Wish) -> Command | None:

@@ -15,13 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
-from consensus.configuration import first_configuration
+from consensus.configuration import Configuration, first_configuration
 from consensus.context import Effects
 from consensus.driver import Raft
 from consensus.errors import ConsensusError, NoQuorum, OutcomeUnknown
 from consensus.machine import BatchResults
-from consensus.raft_types import Introduction, RaftSettings, Rejection, SnapshotNeeded
+from consensus.raft_types import Introduction, RaftSettings, Rejection
 from consensus.raft_types import Listener as RaftListener
+from consensus.snapshot_types import SnapshotPorts, SnapshotReady
 from node.disk import MIB, Room
 from node.executors.command import CommandExecutor
 from node.executors.protocol import Services
@@ -30,8 +31,11 @@ from node.node import Node
 from node.runner_client import RunnerDied
 from node.settings import NodeSettings
 from node.spool import Spool
+from storage import keys, models
+from storage.installation import begin_journal_anew
 from storage.memory_journal import MemoryDisk, MemoryJournal
 from storage.memory_store import FlushedMemoryStore, MemoryStateDisk
+from storage.snapshot_memory import MemorySink, MemorySource
 from tests.simulation.cluster_oracle import ClusterOracle
 from tests.simulation.virtual_loop import VirtualExecutor, VirtualLoop
 from tests.simulation.virtual_network import Listener, VirtualEnd, VirtualNetwork
@@ -52,6 +56,10 @@ RAFT = RaftSettings(
     window_entries_max=32,
     hot_entries_max=1024,
     apply_entries_max=8,
+    # Short, so that members which were away need snapshots.
+    tail_entries_max=40,
+    snapshot_chunk_bytes=4 * 1024,
+    snapshot_window_bytes=16 * 1024,
 )
 
 
@@ -95,10 +103,25 @@ class Host:
     journal: MemoryDisk
     state: MemoryStateDisk
     spool: SpoolFile
+    # What was received and waits to be installed.
+    sink: MemorySink = field(default_factory=MemorySink)
     disk: HostDisk = field(default_factory=HostDisk)
     lives: int = 0
     # How long the disk takes for one transaction.
     sync_s: tuple[float, float] = QUICK_SYNC_S
+
+    def install(self) -> bool:
+        """Let a snapshot that waits take the place of the state, as every start does."""
+        self.sink.discard()
+        if self.sink.ready is None:
+            return False
+        (header, rows), self.sink.ready = self.sink.ready, None
+        raw = self.state.rows.get(keys.META)
+        if raw is None or models.decode_meta(raw).applied_index < header.index:
+            begin_journal_anew(MemoryJournal(self.journal), header)
+            self.state = MemoryStateDisk()
+            self.state.rows = dict(rows)
+        return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -170,6 +193,7 @@ class MemberLife:
         self._rng = random.Random(f"{around.seed}/{host.name}/{host.lives}/host")
         self._journal_writer = VirtualExecutor(around.loop, self._sync_s)
         self._state_writer = VirtualExecutor(around.loop, self._sync_s)
+        self._snapshots = VirtualExecutor(around.loop, self._sync_s)
         self._end = ProcessEnd(around.network, host.name, self.process)
         self.runner = VirtualRunner(
             around.loop, host.clock, self.process, host.name, around.oracle, self._rng,
@@ -182,7 +206,7 @@ class MemberLife:
             self.node.fatal.add_done_callback(self._failed)
             self.node.leaving.add_done_callback(lambda _: self.stop())
             self._watch()
-        self.process.spawn(self.node.start())
+        self.process.spawn(self.node.start)
 
     def _make_node(self) -> Node:
         around, name = self._around, self.host.name
@@ -208,6 +232,15 @@ class MemberLife:
             raft_class=self._make_raft,
             registry=Registry({"command": CommandExecutor(services)}),
             state_writer=self._state_writer,
+            snapshots=SnapshotPorts(
+                source=MemorySource(
+                    lambda: sorted(self.host.state.rows.items()),
+                    cluster="simulated",
+                    environment=self.environment,
+                ),
+                sink=self.host.sink,
+                thread=self._snapshots,
+            ),
             disk=self.host.disk,
         )
 
@@ -226,9 +259,15 @@ class MemberLife:
         machine, oracle, name = self.node.replica.machine, self._around.oracle, self.host.name
         apply = machine.apply
 
-        def observed(index: int, term: int, command: bytes, effects: Effects) -> list[BatchResults]:
-            results = apply(index, term, command, effects)
-            oracle.applied(name, index, term, command, machine.state_hash)
+        def observed(
+            index: int,
+            term: int,
+            command: bytes,
+            effects: Effects,
+            configuration: Configuration | None = None,
+        ) -> list[BatchResults]:
+            results = apply(index, term, command, effects, configuration)
+            oracle.applied(name, index, term, command, machine.state_hash, configuration)
             oracle.require(not effects.faults, f"Entry {index} met a fault: {effects.faults}.")
             return results
 
@@ -255,7 +294,7 @@ class MemberLife:
 
     def _failed(self, fatal: asyncio.Future[BaseException]) -> None:
         error = fatal.result()
-        if not isinstance(error, SnapshotNeeded):
+        if not isinstance(error, SnapshotReady):
             oracle = self._around.oracle
             oracle.failure = oracle.failure or error
         self._exit(error)
@@ -276,7 +315,7 @@ class MemberLife:
         """
         answer: asyncio.Future[Any] = self._around.loop.create_future()
         self._asked[answer] = None
-        self.process.spawn(self._serve(work, answer))
+        self.process.spawn(lambda: self._serve(work, answer))
         return answer
 
     async def _serve(
@@ -297,7 +336,7 @@ class MemberLife:
         """Leave in order, as upon SIGTERM."""
         if not self.stopping:
             self.stopping = True
-            self.process.spawn(self._leave())
+            self.process.spawn(self._leave)
 
     async def _leave(self) -> None:
         await self.node.departure.drain(self._rng.choice(GRACES_S))
@@ -313,6 +352,7 @@ class MemberLife:
         self._end.leave()
         self._journal_writer.crash(finish=finish)
         self._state_writer.crash(finish=finish)
+        self._snapshots.crash(finish=finish)
         self._spool.close()
         gone_s = self._around.loop.time()
         if power_loss:

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from api.ids import parse_run_id
+from consensus.configuration import Configuration
 from storage import keys
 from storage.models import JobDefinition
 from tests.simulation.raft_oracle import SafetyViolated
@@ -38,6 +39,7 @@ class Applied:
 
     term: int
     command: bytes
+    configuration: Configuration | None
     state_hash: bytes
     at_s: float
 
@@ -102,16 +104,23 @@ class ClusterOracle:
     # --- The log ----------------------------------------------------------------------------
 
     def applied(
-        self, member: str, index: int, term: int, command: bytes, state_hash: bytes
+        self,
+        member: str,
+        index: int,
+        term: int,
+        command: bytes,
+        state_hash: bytes,
+        configuration: Configuration | None = None,
     ) -> None:
         """An index has the same bytes and leads to the same state wherever it is applied."""
         first = self.by_index.get(index)
         if first is None:
-            self.by_index[index] = Applied(term, command, state_hash, self._now_s())
+            applied = Applied(term, command, configuration, state_hash, self._now_s())
+            self.by_index[index] = applied
             self.note(member, "applied", index, len(command), state_hash.hex()[:8])
             return
         self.require(
-            (first.term, first.command) == (term, command),
+            (first.term, first.command, first.configuration) == (term, command, configuration),
             f"{member} applied another entry {index} than a member before it.",
         )
         self.require(

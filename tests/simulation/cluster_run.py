@@ -20,9 +20,18 @@ from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
+from typing import cast
 
+from tests.simulation.cluster_mutations import MUTATIONS, mutated
 from tests.simulation.cluster_world import ClusterWorld, Mode, Options
 
+EVENTS_SHOWN = 60
+SHOWN = (
+    "elections", "kills", "power losses", "exits", "launches", "claims", "steals",
+    "expired runs", "further attempts", "ends accepted", "ends refused",
+)  # fmt: skip
+REGRESSIONS = Path(__file__).with_name("cluster_regressions.txt")
 MODES: tuple[Mode, ...] = ("safety", "liveness", "power")
 
 
@@ -38,6 +47,11 @@ class Verdict:
     events: tuple[str, ...] = ()
 
     @property
+    def story(self) -> str:
+        """Return what went wrong, and what led up to it."""
+        return "\n".join([*self.events[-EVENTS_SHOWN:], str(self.failure)])
+
+    @property
     def replay(self) -> str:
         """Return the line that does this run again."""
         options = self.options
@@ -48,11 +62,11 @@ class Verdict:
         )
 
 
-def judge(options: Options, *, trace: bool = False) -> Verdict:
+def judge(options: Options, *, mutation: str | None = None, trace: bool = False) -> Verdict:
     """Do one run and say what came of it."""
     logging.disable(logging.CRITICAL)
     failure = None
-    with nullcontext():
+    with mutated(mutation) if mutation else nullcontext():
         world = ClusterWorld(options)
         if trace:
             world.oracle.tell = print
@@ -70,6 +84,16 @@ def judge(options: Options, *, trace: bool = False) -> Verdict:
     return Verdict(options, failure, oracle.trace, oracle.counts, events)
 
 
+def read_regressions() -> list[Options]:
+    """Return the runs that have failed once."""
+    found = []
+    for line in REGRESSIONS.read_text().splitlines():
+        if line and not line.startswith("#"):
+            mode, members, seed, _ = line.split(maxsplit=3)
+            found.append(Options(seed=int(seed), mode=cast(Mode, mode), members=int(members)))
+    return found
+
+
 def main() -> int:
     """Read the arguments, run, and print every failure with the line that replays it."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -77,17 +101,15 @@ def main() -> int:
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, help="do this one only")
     parser.add_argument("--members", type=int, default=3)
-    parser.add_argument("--mode", choices=MODES, default="safety")
+    parser.add_argument("--mode", choices=(*MODES, "all"), default="safety")
+    parser.add_argument("--mutation", choices=sorted(MUTATIONS), help="one rule taken out")
     parser.add_argument("--trace", action="store_true", help="tell everything that happens")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     given = parser.parse_args()
-    seeds = range(given.first, given.first + given.seeds)
-    if given.seed is not None:
-        seeds = range(given.seed, given.seed + 1)
-    options = [Options(seed=seed, members=given.members, mode=given.mode) for seed in seeds]
+    options = _chosen(given)
     began_s = time.monotonic()
     failures, counts = 0, Counter[str]()
-    work = partial(judge, trace=given.trace)
+    work = partial(judge, mutation=given.mutation, trace=given.trace)
     verdicts: Iterator[Verdict]
     if len(options) == 1 or given.processes == 1:
         verdicts = map(work, options)
@@ -98,12 +120,31 @@ def main() -> int:
         if verdict.failure is not None:
             failures += 1
             print(f"{verdict.replay}\n    {verdict.failure[:400]}", flush=True)  # noqa: T201
-    took_s = time.monotonic() - began_s
-    print(  # noqa: T201
-        f"{failures} of {len(options)} runs failed, {took_s / len(options):.2f} s a run; "
-        f"{dict(counts.most_common())}"
-    )
+    print(_summary(len(options), failures, counts, time.monotonic() - began_s))  # noqa: T201
     return 1 if failures else 0
+
+
+def _chosen(given: argparse.Namespace) -> list[Options]:
+    """Return the runs that the arguments ask for; with all modes, they take turns."""
+    seeds = range(given.first, given.first + given.seeds)
+    if given.seed is not None:
+        seeds = range(given.seed, given.seed + 1)
+    modes = MODES if given.mode == "all" else (given.mode,)
+    return [
+        Options(seed=seed, members=given.members, mode=modes[seed % len(modes)]) for seed in seeds
+    ]
+
+
+def _summary(runs: int, failures: int, counts: Counter[str], took_s: float) -> str:
+    """Say how long it took and what it contained."""
+    accepted = sum(count for name, count in counts.items() if name.endswith(" accepted"))
+    shown = {
+        "writes acknowledged": accepted - counts["ends accepted"],
+        **{name: counts[name] for name in SHOWN},
+        "faults": sum(count for name, count in counts.items() if name.startswith("fault: ")),
+    }
+    facts = ", ".join(f"{count} {name}" for name, count in shown.items())
+    return f"{failures} of {runs} clusters failed in {took_s:.0f} s: {facts}"
 
 
 if __name__ == "__main__":

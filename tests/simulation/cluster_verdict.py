@@ -15,9 +15,27 @@ from typing import TYPE_CHECKING, Any
 
 from api import schedule
 from consensus import cursor
-from consensus.commands import DeleteJob, JobDone, PutJob, Refused, RequestKey, Result, RunDone
+from consensus.commands import (
+    Claim,
+    Claimed,
+    ClaimOccurrence,
+    ClaimRun,
+    DeleteJob,
+    Ended,
+    Expire,
+    JobDone,
+    PutJob,
+    Refused,
+    Remaining,
+    Report,
+    Reported,
+    RequestKey,
+    Result,
+    RunDone,
+)
 from consensus.context import Context, Effects
 from consensus.machine import Machine
+from node.ownership import Ownership
 from storage import keys, models
 from storage.memory_store import MemoryStore
 from storage.models import JobState, Run, ScheduleSpec
@@ -54,6 +72,7 @@ class Reference(Machine):
         super().__init__(store)
         self.at_s = 0.0
         self.events: defaultdict[bytes, list[Event]] = defaultdict(list)
+        self.seen: Counter[str] = Counter()
         # The results of commands with an idempotency key, each time that one was applied.
         self.answers: defaultdict[bytes, list[Result]] = defaultdict(list)
 
@@ -61,13 +80,42 @@ class Reference(Machine):
         before = context.find_job(command.job) if isinstance(command, PutJob | DeleteJob) else None
         result = super()._apply_command(context, command)
         request: RequestKey | None = getattr(command, "request", None)
-        first = request is None or not self.answers[request.key_hash]
+        known = () if request is None else self.answers[request.key_hash]
+        first = all(isinstance(answer, Refused) for answer in known)
         if request is not None:
             self.answers[request.key_hash].append(result)
+        self._count(context, command, result)
         if first and isinstance(command, PutJob | DeleteJob) and isinstance(result, JobDone):
             after = context.job(command.job)
             self.events[command.job].append(Event(command, self.at_s, before, after))
         return result
+
+    def _count(self, context: Context, command: Any, result: Result) -> None:
+        """Count what shows that a run was eventful enough to mean something."""
+        if isinstance(command, Expire) and isinstance(result, Remaining):
+            self.seen["expired runs"] += result.handled
+        elif isinstance(command, Claim) and isinstance(result, Claimed):
+            granted = result.refusals.count(None)
+            raw = context.store.get(keys.INCARNATION + command.incarnation)
+            assert raw is not None
+            ranked = Ownership(models.decode_incarnation(raw).member)
+            rows = context.store.scan(keys.MEMBER, keys.after(keys.MEMBER), 100)
+            ranked.update(models.decode_member(member) for _, member in rows)
+            partitions = [_partition(item) for item in command.items]
+            self.seen["claims"] += granted
+            self.seen["steals"] += sum(
+                refusal is None and ranked.rank(partition) not in (0, None)
+                for partition, refusal in zip(partitions, result.refusals, strict=True)
+            )
+        elif isinstance(command, Report) and isinstance(result, Reported):
+            ends = zip(command.items, result.accepted, strict=True)
+            for item, accepted in ends:
+                if isinstance(item, Ended):
+                    self.seen["ends accepted" if accepted else "ends refused"] += 1
+
+
+def _partition(item: ClaimOccurrence | ClaimRun) -> int:
+    return keys.partition_of(item.job if isinstance(item, ClaimOccurrence) else item.run[:16])
 
 
 @dataclass(slots=True)
@@ -101,13 +149,18 @@ class History:
         self.reference = Reference(self.store)
         for index, applied in sorted(oracle.by_index.items()):
             self.reference.at_s = applied.at_s
-            self.reference.apply(index, applied.term, applied.command, Effects())
+            self.reference.apply(
+                index, applied.term, applied.command, Effects(), applied.configuration
+            )
             self.reference.finish()
             oracle.require(
                 self.reference.state_hash == applied.state_hash,
                 f"The state after entry {index} is not what the log says.",
             )
-        self.began_s = {wish.key.key_hash: wish.began_s for wish in wishes}
+        # Per request: before which time of day it was certainly not worked out.
+        self.asked_ms = {
+            wish.key.key_hash: true_ms(wish.began_s) - SKEW_MS - wish.doubt_ms for wish in wishes
+        }
 
     def rows(self, table: bytes) -> list[tuple[bytes, bytes]]:
         return [(k[1:], v) for k, v in self.store.scan(table, keys.after(table), ROWS_MAX)]
@@ -124,6 +177,7 @@ def judge(world: ClusterWorld) -> None:
         SafetyViolated: a promise was broken.
     """
     history = History(world.oracle, world.wishes)
+    world.oracle.counts += history.reference.seen
     judge_members(world, history)
     judge_wishes(history)
     judge_occurrences(history)
@@ -215,7 +269,7 @@ def eras_of(history: History, job: bytes, state: JobState) -> list[Era]:
         command = event.command
         request = command.request
         assert request is not None
-        asked_ms = true_ms(history.began_s[request.key_hash]) - SKEW_MS
+        asked_ms = history.asked_ms[request.key_hash]
         made_ms = true_ms(event.at_s) + SKEW_MS
         if eras and not (isinstance(command, PutJob) and command.keep_cursor):
             decided_ms = cursor.decided_until(event.after)
@@ -304,8 +358,6 @@ def judge_runs(history: History) -> None:
         oracle.require(run.state == "ended", f"Run {key.hex()} stays {run.state}.")
         for attempt in run.attempts:
             _judge_attempt(history, key, attempt)
-    for launch in oracle.launches:
-        _judge_launch(history, launch.request.env["CRONCLAVE_RUN"], launch)
 
 
 def _judge_attempt(history: History, key: bytes, attempt: models.Attempt) -> None:
@@ -323,7 +375,3 @@ def _judge_attempt(history: History, key: bytes, attempt: models.Attempt) -> Non
         f"Run {key.hex()} #{attempt.number} is recorded as {attempt.outcome}"
         f" ({attempt.detail}), and what was seen is {seen}.",
     )
-
-
-def _judge_launch(history: History, name: str, launch: Any) -> None:
-    """What has been launched had been granted."""

@@ -38,6 +38,8 @@ SETTLE_S_MAX = 120.0
 # A healthy majority has to take writes and start what is due within this.
 LIVENESS_S_MAX = 30.0
 RESTART_S = (0.2, 0.6)
+# For how long what members have told each other of the time counts.
+DOUBT_KEPT_S = 12.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,7 @@ class ClusterWorld:
         self._dead: list[MemberLife] = []
         # Members that are not to be started again yet.
         self.frozen: set[str] = set()
+        self._doubt = (0, 0.0)
         # When a host's next process may begin, because the last of the one before is dead.
         self._clear_s = dict.fromkeys(names, 0.0)
         self._around = Surroundings(
@@ -103,6 +106,15 @@ class ClusterWorld:
     def wishes(self) -> list[Wish]:
         return [wish for client in self.clients for wish in client.wishes]
 
+    @property
+    def doubt_ms(self) -> int:
+        """Return by how much some host's clock is behind, or was until a moment ago."""
+        behind_ms = max(-min(0, host.clock.jumped_ms) for host in self.hosts.values())
+        if behind_ms:
+            self._doubt = (behind_ms, self.loop.time())
+        doubt_ms, seen_s = self._doubt
+        return doubt_ms if self.loop.time() - seen_s < DOUBT_KEPT_S else 0
+
     # --- Members ----------------------------------------------------------------------------
 
     def start(self, name: str) -> None:
@@ -112,6 +124,9 @@ class ClusterWorld:
         if self.loop.time() < self._clear_s[name]:
             self.loop.call_at(self._clear_s[name] + 0.001, self.start, name)
             return
+        if self.hosts[name].install():
+            self.oracle.counts["snapshots installed"] += 1
+            self.oracle.note(name, "has installed a snapshot")
         self.oracle.note(name, "starts")
         self.lives[name] = MemberLife(self._around, self.hosts[name])
 
@@ -155,12 +170,15 @@ class ClusterWorld:
 
     def close(self) -> None:
         """End every life and give everything back."""
-        for name in list(self.lives):
-            self.lives.pop(name).kill(power_loss=False)
+        for life in self.lives.values():
+            life.kill(power_loss=False)
         self.loop.run_until_complete(asyncio.sleep(0.1))
         for task in asyncio.all_tasks(self.loop):
             task.cancel()
         self.loop.run_until_complete(asyncio.sleep(0))
+        for life in (*self.lives.values(), *self._dead):
+            life.process.close()
+        self.lives.clear()
         self.loop.close()
         self._directory.cleanup()
 

@@ -18,23 +18,28 @@ from consensus.raft_configurations import Placed, packed
 from consensus.raft_types import MemberRefused, MemberRemoved, NotLeader, RaftSettings
 from storage.journal_format import Batch
 from storage.memory_journal import MemoryDisk
-from tests.simulation.raft_life import SETTINGS, Life, RaftLife, Remains
+from tests.simulation.raft_life import SHORT_LOG, Life, RaftLife, Remains
 from tests.simulation.raft_options import Options
 from tests.simulation.raft_oracle import Oracle, SafetyViolated
 from tests.simulation.raft_world import World
 
 SPARE_NAMES = ("n4", "n5", "n6", "n7")
 VOTERS_MIN = 3
-# Newcomers get the log from its beginning, so it has to be there for a while.
-GROWING = RaftSettings(
-    **{name: getattr(SETTINGS, name) for name in SETTINGS.__slots__} | {"tail_entries_max": 2000}
-)
+
+
+def newcomer(name: str, base: Placed, voters: frozenset[str]) -> Remains:
+    """Return an empty disk with nothing on it but what a newcomer was told."""
+    seat = base[1].seat(name)
+    assert seat is not None
+    disk = MemoryDisk(name.encode() + seat.seat_id[:14].ljust(14, b"."))
+    disk.write(Batch(configuration=packed(base)))
+    return Remains(name=name, voters=voters, disk=disk)
 
 
 class GrowingWorld(World):
     """Members `n1` to `n<members>` at first; see the module's text."""
 
-    def __init__(self, options: Options, settings: RaftSettings = GROWING) -> None:
+    def __init__(self, options: Options, settings: RaftSettings = SHORT_LOG) -> None:
         super().__init__(options, self._make_life)
         self.settings = settings
         self.first = first_configuration({name: f"{name}:7901" for name in self.remains})
@@ -94,15 +99,13 @@ class GrowingWorld(World):
 
     def provide(self, name: str, base: Placed) -> None:
         """Start a newcomer with an empty disk and the configuration that it was told."""
-        seat = base[1].seat(name)
-        assert seat is not None
         self.kill(name)
         self.network.extend(name)
-        disk = MemoryDisk(name.encode() + seat.seat_id[:14].ljust(14, b"."))
-        disk.write(Batch(configuration=packed(base)))
-        self.remains[name] = Remains(name=name, voters=self.first.voters, disk=disk)
+        self.remains[name] = newcomer(name, base, self.first.voters)
+        seat = base[1].seat(name)
+        assert seat is not None
         self.seats[name] = seat
-        for members in (self.gone, self.wiped, self.behind):
+        for members in (self.gone, self.wiped):
             members.discard(name)
         self.start(name)
 
@@ -149,7 +152,7 @@ class GrowingWorld(World):
 
     def _act(self, raft: Raft) -> None:
         before = raft.configuration
-        lost = [seat.name for seat in before.seats if seat.name in self.gone | self.behind]
+        lost = [seat.name for seat in before.seats if seat.name in self.gone]
         if lost and self._operator.random() < 0.5:
             self._remove(raft, before, lost[0])
             return
@@ -206,8 +209,10 @@ class GrowingWorld(World):
         raft.change(before.having(moved))
 
     def _wipe_any(self, raft: Raft, before: Configuration) -> None:
-        down = self.gone | self.behind | self.wiped
-        if len(before.voters) >= VOTERS_MIN and not before.names & down:
+        # A removal that is not committed may yet be undone, so both configurations count.
+        down = self.gone | self.wiped
+        names = before.names | self.committed[1].names
+        if len(before.voters) >= VOTERS_MIN and not names & down:
             known = [name for name in before.names if name in self.lives]
             if known:
                 self.wipe(self._operator.choice(sorted(known)))

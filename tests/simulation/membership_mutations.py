@@ -116,6 +116,15 @@ def _leaver_counts_itself() -> list[Patch]:
     return [(Membership, "votes", property(votes)), (Membership, "_countable", countable)]
 
 
+def _guests_decide() -> list[Patch]:
+    """Whoever bears the name of a voter votes."""
+
+    def is_guest(self: Any, member: str) -> bool:
+        return False
+
+    return [(Membership, "is_guest", is_guest)]
+
+
 def _two_voters_at_once() -> list[Patch]:
     """Majorities of two configurations that need not meet."""
 
@@ -147,6 +156,7 @@ MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
     "anybody_campaigns": _anybody_campaigns,
     "learners_decide": _learners_decide,
     "leaver_counts_itself": _leaver_counts_itself,
+    "guests_decide": _guests_decide,
     "two_voters_at_once": _two_voters_at_once,
     "newcomers_vote_at_once": _newcomers_vote_at_once,
 }

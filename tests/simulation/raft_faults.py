@@ -62,9 +62,9 @@ class Faults:
     def freeze(self) -> None:
         """Choose a majority that can work, repair it, and leave the rest as it is."""
         world = self._world
-        names = [name for name in world.remains if name not in world.behind]
+        names = list(world.remains)
         self.frozen = True
-        self.core = frozenset(self._rng.sample(names, len(world.remains) // 2 + 1))
+        self.core = frozenset(self._rng.sample(names, len(names) // 2 + 1))
         world.oracle.note("left alone", sorted(self.core))
         for ends, link in world.network.links.items():
             if self.core & set(ends):
@@ -74,7 +74,8 @@ class Faults:
         for name in sorted(self.core):
             world.remains[name].sync_s = GOOD_SYNC_S
             world.start(name)
-            world.lives[name].resume()
+            if name in world.lives:  # else it was killed while it installs a snapshot
+                world.lives[name].resume()
             for other in sorted(self.core - {name}):
                 world.network.mend(name, other)
 

@@ -47,8 +47,11 @@ class Hand:
         applied: int = 0,
         settings: RaftSettings = SETTINGS,
         trim_below: int | None = None,
+        snapshots: bool = False,
         configuration: Configuration | None = None,
     ) -> None:
+        # Whom it would fetch a snapshot from, each time that it was told to.
+        self.behind: list[str | None] = []
         self.loop = VirtualLoop()
         self.environment = VirtualEnvironment(self.loop, 7)
         self.names = [f"n{number}" for number in range(1, members + 1)]
@@ -71,6 +74,7 @@ class Hand:
             environment=self.environment,
             settings=settings,
             applied_index=applied,
+            on_behind=self.behind.append if snapshots else None,
         )
         self.sync()
 

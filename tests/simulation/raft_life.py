@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from consensus.configuration import encode_configuration, first_configuration
@@ -11,8 +11,11 @@ from consensus.driver import Raft
 from consensus.errors import Overloaded
 from consensus.raft_types import Entry, NotLeader, RaftSettings
 from consensus.read_index import ReadIndex
+from consensus.snapshot_types import SnapshotPorts
 from storage.memory_journal import MemoryDisk, MemoryJournal
+from storage.snapshot_memory import MemorySink, MemorySource
 from tests.simulation.raft_oracle import Oracle, SafetyViolated
+from tests.simulation.raft_snapshots import state_rows
 from tests.simulation.virtual_loop import VirtualEnvironment, VirtualExecutor, VirtualLoop
 from tests.simulation.virtual_network import VirtualNetwork
 
@@ -34,7 +37,11 @@ SETTINGS = RaftSettings(
     apply_entries_max=16,
     apply_bytes_max=64 * 1024,
     tail_entries_max=400,
+    snapshot_chunk_bytes=4 * 1024,
+    snapshot_window_bytes=16 * 1024,
+    snapshot_bytes_per_s=2_000_000,
 )
+SHORT_LOG = replace(SETTINGS, tail_entries_max=80)
 
 
 @dataclass(slots=True)
@@ -46,8 +53,11 @@ class Remains:
     disk: MemoryDisk
     # The commands that were applied, with their indexes, and how many of them are flushed.
     state: list[tuple[int, bytes]] = field(default_factory=list)
+    terms: dict[int, int] = field(default_factory=dict)
     flushed: int = 0
     lives: int = 0
+    # What was received and waits to be installed.
+    sink: MemorySink = field(default_factory=MemorySink)
     # How long the disk takes for one transaction.
     sync_s: tuple[float, float] = (0.0005, 0.002)
 
@@ -120,6 +130,9 @@ class RaftLife:
         # Clocks run at different rates; nothing that is promised may depend on theirs.
         self._environment.rate = self._environment.random.uniform(0.95, 1.05)
         self._executor = VirtualExecutor(loop, self._sync_s)
+        self._snapshots = VirtualExecutor(
+            loop, lambda: self._environment.random.uniform(0.0002, 0.002)
+        )
         self._end = network.end(remains.name)
         self.raft = PausableRaft(
             member=remains.name,
@@ -135,6 +148,13 @@ class RaftLife:
             on_leadership=self._on_leadership,
             on_fatal=lambda error: on_fatal(remains.name, error),
             writer=self._executor,
+            snapshots=SnapshotPorts(
+                source=MemorySource(
+                    lambda: state_rows(remains), cluster="simulated", environment=self._environment
+                ),
+                sink=remains.sink,
+                thread=self._snapshots,
+            ),
         )
         self.heard: list[tuple[str, bytes]] = []
         self._start = loop.create_task(self.raft.start())
@@ -185,6 +205,7 @@ class RaftLife:
         self.raft.abort()
         self._end.leave()
         self._executor.crash(finish=finish)
+        self._snapshots.crash(finish=self._environment.random.random() < 0.5)
         if power_loss:
             self._remains.disk.lose_power()
         del self._remains.state[self._remains.flushed :]
@@ -211,6 +232,7 @@ class RaftLife:
             if entry.configuration is not None:
                 self._oracle.configurations[entry.index] = entry.configuration
             state.append((entry.index, entry.command))
+            self._remains.terms[entry.index] = entry.term
             command = self._waiting.pop(entry.index, None)
             if command is not None and command == entry.command:
                 self._oracle.acknowledge(self._remains.name, entry.index, command)

@@ -14,16 +14,19 @@ from typing import Any
 from consensus import frames, raft, raft_rules
 from consensus.driver import Raft
 from consensus.raft import RaftCore
+from consensus.raft_behind import LEADER
 from consensus.raft_election import Election
 from consensus.raft_log import RaftLog
 from consensus.raft_progress import Progress
-from consensus.raft_rules import LEADER, Rules
+from consensus.raft_rules import Rules
+from consensus.raft_transfer import Transfer
 from consensus.raft_types import RaftSettings
 from consensus.raft_writer import JournalWriter
 from consensus.transport import Transport
 from storage.journal_format import Batch
 from storage.memory_journal import MemoryDisk
 from tests.simulation.raft_life import ReadLife
+from tests.simulation.raft_mutations_snapshots import SNAPSHOT_MUTATIONS
 from tests.simulation.raft_registers import Answer, RegisterClients
 
 # A class or a module, the name in it, and what takes its place.
@@ -266,7 +269,7 @@ def _transfer_takes_commands() -> list[Patch]:
     original = Raft.propose
 
     def propose(self: Any, command: bytes) -> int:
-        transfer, self._transfer = self._transfer, None
+        transfer, self._transfer = self._transfer, Transfer()
         try:
             return original(self, command)
         finally:
@@ -336,6 +339,7 @@ MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
     "lonely_leader_stays": _lonely_leader_stays,
     "transfer_takes_commands": _transfer_takes_commands,
     "silent_disk_leads_on": _silent_disk_leads_on,
+    **SNAPSHOT_MUTATIONS,
     "reads_without_asking": _reads_without_asking,
     "reads_without_a_round": _reads_without_a_round,
     "rounds_count_older_answers": _rounds_count_older_answers,

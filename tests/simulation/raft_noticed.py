@@ -75,6 +75,12 @@ NOTICED: dict[str, Seeds | str] = {
     "rounds_count_older_answers": Seeds(mode=Mode.REGISTERS, first=10, count=80),
     "reads_before_an_entry_of_the_term": Seeds(mode=Mode.REGISTERS, count=80),
     "silent_disk_leads_on": "d10_leader_whose_disk_hangs.txt",
+    "commit_moves_with_snapshot": "snapshots::test_a_demand_for_a_snapshot_commits_nothing",
+    "damaged_snapshot_accepted": "snapshots::test_a_damaged_snapshot_is_fetched_again",
+    "old_snapshot_accepted": "snapshots::test_a_snapshot_that_is_not_ahead_ends_nothing",
+    "log_not_kept_for_transfers": "snapshots::test_the_log_behind_a_snapshot_is_kept",
+    "requests_are_no_contact": "snapshots::test_a_member_that_is_behind_keeps_its_leader",
+    "no_probe_after_snapshot": "snapshots::test_what_was_confirmed_and_trimmed_is_asked_again",
 }  # fmt: skip
 
 

@@ -46,6 +46,7 @@ PER_100_S_MIN = {
     "slow_disk": 1,
     "pause": 1,
     "trim": 1,
+    "snapshots_installed": 0.5,
 }
 # Below this, chance alone may leave a kind of fault out.
 SECONDS_JUDGED_MIN = 500

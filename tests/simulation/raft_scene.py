@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from consensus.driver import Raft
 from consensus.raft_types import RaftSettings
+from consensus.snapshot_types import SnapshotReady
 from tests.simulation.raft_life import SETTINGS, Life, RaftLife, Remains
 from tests.simulation.raft_options import Options
 from tests.simulation.raft_world import World
@@ -28,7 +29,10 @@ class Scene(World):
         )
 
     def failed(self, member: str, error: BaseException) -> None:
-        self.fatal.setdefault(member, error)
+        if isinstance(error, SnapshotReady):
+            super().failed(member, error)
+        else:
+            self.fatal.setdefault(member, error)
 
     @property
     def names(self) -> list[str]:

@@ -11,13 +11,14 @@ import asyncio
 import random
 from collections.abc import Callable
 
-from consensus.raft_types import SnapshotNeeded
+from consensus.snapshot_types import SnapshotReady
 from storage.memory_journal import MemoryDisk
 from tests.simulation.raft_faults import GOOD_SYNC_S, Faults
-from tests.simulation.raft_life import Life, ReadLife, Remains
+from tests.simulation.raft_life import SETTINGS, SHORT_LOG, Life, ReadLife, Remains
 from tests.simulation.raft_options import Mode, Options
 from tests.simulation.raft_oracle import LivenessViolated, Oracle
 from tests.simulation.raft_registers import RegisterClients
+from tests.simulation.raft_snapshots import STEPS, install
 from tests.simulation.virtual_loop import VirtualLoop
 from tests.simulation.virtual_network import VirtualNetwork
 
@@ -31,10 +32,16 @@ LifeMaker = Callable[["World", Remains], Life]
 
 
 def make_raft(world: World, remains: Remains) -> Life:
-    """Start a member made of the real consensus layer."""
+    """Start a member made of the real consensus layer.
+
+    In every other run the log is short, so that members come back by snapshots rather than
+    by the log.
+    """
+    seed = world.options.seed
     return ReadLife(
-        remains, world.loop, world.network, world.oracle, world.failed, f"{world.options.seed}"
-    )
+        remains, world.loop, world.network, world.oracle, world.failed, f"{seed}",
+        SHORT_LOG if seed % 2 else SETTINGS,
+    )  # fmt: skip
 
 
 class World:
@@ -56,8 +63,6 @@ class World:
             for name in names
         }
         self.lives: dict[str, Life] = {}
-        # Members that stopped because they need a snapshot.
-        self.behind: set[str] = set()
         self.faults = Faults(self)
         # What each member has at the end of the run.
         self.states: dict[str, list[bytes]] = {}
@@ -88,12 +93,12 @@ class World:
     def failed(self, member: str, error: BaseException) -> None:
         """Note why a member stopped itself.
 
-        The one good reason is to lack what the others have trimmed; it stays down then.
+        The one good reason is that a snapshot waits to be installed; then it begins again.
         """
-        if isinstance(error, SnapshotNeeded):
-            self.oracle.counts["snapshot_needed"] += 1
-            self.loop.call_soon(self.kill, member)
-            self.behind.add(member)
+        if isinstance(error, SnapshotReady):
+            self.oracle.counts["snapshots_received"] += 1
+            self.loop.call_soon(self._end, member)
+            self.loop.call_later(self.rng.uniform(0.01, 0.5), self.start, member)
         else:
             self._failure = self._failure or error
 
@@ -105,9 +110,18 @@ class World:
     # --- Members ----------------------------------------------------------------------
 
     def start(self, name: str) -> None:
-        """Start a member that is down."""
-        if name not in self.lives and name not in self.behind:
-            self.lives[name] = self._make(self, self.remains[name])
+        """Start a member that is down; while it installs a snapshot, it may be killed again."""
+        if name in self.lives:
+            return
+        remains = self.remains[name]
+        steps = STEPS
+        if remains.sink.ready is not None and self.rng.random() < 0.3:
+            steps = self.rng.randint(0, STEPS)
+        if install(remains, self.oracle, steps):
+            self.lives[name] = self._make(self, remains)
+        else:
+            self.oracle.counts["installations_killed"] += 1
+            self.loop.call_later(self.rng.uniform(0.01, 0.5), self.start, name)
 
     def kill(self, name: str, *, power_loss: bool = False) -> None:
         """Kill a member that is up."""
@@ -115,6 +129,11 @@ class World:
             self.oracle.counts["power_losses" if power_loss else "kills"] += 1
             self.oracle.note("killed", name, "power loss" if power_loss else "")
             self.lives.pop(name).kill(power_loss=power_loss)
+
+    def _end(self, name: str) -> None:
+        """End a life that has ended by itself."""
+        if name in self.lives:
+            self.lives.pop(name).kill(power_loss=False)
 
     def leader(self) -> Life | None:
         """Return the leader of the newest term, if one is up."""
@@ -170,10 +189,6 @@ class World:
             # What was proposed before this moment may still come through, and proves nothing.
             began_s, written = self.loop.time(), len(self._written)
             while not self._took_since(written):
-                if self.behind & self.faults.core:
-                    # Who lacks what the others have trimmed cannot help them to a majority.
-                    self.faults.freeze()
-                    began_s = self.loop.time()
                 if self.loop.time() - began_s > PROGRESS_S_MAX:
                     core = sorted(self.faults.core)
                     raise LivenessViolated(f"{core} took no write in {PROGRESS_S_MAX} s.")

@@ -9,9 +9,11 @@ from collections.abc import Iterator
 import pytest
 
 from consensus.configuration import first_configuration
+from storage.invariant import InvariantViolated
 from tests.simulation.growing_world import GrowingWorld
+from tests.simulation.membership_mutations import without
 from tests.simulation.raft_options import Mode, Options
-from tests.simulation.raft_oracle import Oracle, SafetyViolated
+from tests.simulation.raft_oracle import LivenessViolated, Oracle, SafetyViolated
 
 
 @pytest.fixture(autouse=True)
@@ -36,8 +38,17 @@ def test_members_come_and_go_while_everything_else_goes_wrong(block: int) -> Non
         counts["configurations"] += len(oracle.configurations)
         counts["acknowledged"] += len(oracle.acknowledged)
     assert counts["acknowledged"] > 1000
-    assert counts["configurations"] > 20
-    for event in ("added", "removed", "left", "wiped", "refused", "kills", "ChangeRefused"):
+    assert counts["configurations"] > 10
+    for event in (
+        "added",
+        "removed",
+        "left",
+        "wiped",
+        "refused",
+        "kills",
+        "ChangeRefused",
+        "snapshots_installed",
+    ):
         assert counts[event], (event, counts)
 
 
@@ -50,3 +61,18 @@ def test_configurations_without_a_common_majority_are_noticed() -> None:
     oracle.configurations[7] = first_configuration(dict.fromkeys(("n3", "n4"), ""))
     with pytest.raises(SafetyViolated, match="either could decide"):
         oracle.check_configurations(first)
+
+
+@pytest.mark.parametrize("rule", ["learners_decide", "configuration_forgotten"])
+def test_a_rule_that_is_taken_out_is_found_by_chance(rule: str) -> None:
+    """Most have a test of their own; these show that the random runs are worth their time."""
+
+    def fails(seed: int) -> bool:
+        with without(rule):
+            try:
+                GrowingWorld(Options(seed=seed, seconds=15.0, mode=Mode.SAFETY)).run()
+            except (SafetyViolated, LivenessViolated, InvariantViolated):
+                return True
+        return False
+
+    assert any(fails(seed) for seed in range(24))

@@ -16,6 +16,7 @@ from consensus.configuration import (
 from consensus.errors import ChangeRefused
 from consensus.raft_configurations import packed
 from consensus.raft_log import RaftLog
+from consensus.raft_types import Introduction
 from storage.invariant import InvariantViolated
 from storage.journal_format import LogRecord
 from tests.simulation.membership_mutations import without
@@ -227,6 +228,55 @@ def test_a_member_that_is_being_removed_can_still_be_elected_by_those_who_stay(
     assert hand.core.committed_configuration == (3, after)
 
 
+def stranded(make: MakeHand) -> Hand:
+    """`n1` of five that missed how two of the others were exchanged, and met their successors."""
+    hand = make(5, terms=(1,))
+    for name in ("n2", "n3"):
+        hand.core.take_guest(name, Introduction(b"of another seat.", 40, f"{name}:1"))
+    hand.connect()
+    return hand
+
+
+def test_who_bears_the_name_of_a_voter_and_is_another_elects_nobody(make: MakeHand) -> None:
+    """It knows nothing of what was promised under its name, so it must not answer for it."""
+    hand = stranded(make)
+    hand.wait(1.1)
+    assert {said.to for said in hand.said} == {"n4", "n5"}
+    for name in ("n2", "n3", "n4"):
+        hand.tell(name, 1, frames.PreVote(2, True))
+    hand.core.tick()
+    assert hand.core.term == 1
+    hand.tell("n5", 1, frames.PreVote(2, True))
+    hand.core.tick()
+    assert not any(said.to in ("n2", "n3") for said in hand.said)
+    for name in ("n2", "n3", "n4"):
+        hand.tell(name, 2, frames.Vote())
+    assert not hand.core.leads
+    hand.tell("n5", 2, frames.Vote())
+    assert hand.core.leads
+
+
+def test_a_guest_gets_the_vote_that_it_needs(make: MakeHand) -> None:
+    """It knows more of the members than this one; in its configuration this vote may count."""
+    hand = stranded(make)
+    hand.tell("n2", 1, frames.PreVoteRequest(9, 1))
+    (said,) = hand.tell("n2", 2, frames.VoteRequest(9, 1, False))
+    assert (said.to, said.message) == ("n2", frames.Vote())
+
+
+def test_a_guest_tells_what_was_missed(make: MakeHand) -> None:
+    """What the leader of today says is taken, and it is a guest no more."""
+    hand = stranded(make)
+    today = Seat("n2", "n2:1", "voter", b"of another seat.")
+    after = hand.core.configuration[1].having(today)
+    assert hand.core.peers["n2"].address == "n2:1"
+    (said,) = hand.tell("n2", 2, append((2, 1), entry(after, 3, 2), command(4, 2), commit=4))
+    assert isinstance(said.message, frames.AppendAnswer)
+    assert said.message.matched
+    assert not hand.core.is_guest("n2")
+    assert hand.core.is_guest("n3")
+
+
 # --- Leaders --------------------------------------------------------------------------------
 
 
@@ -249,6 +299,15 @@ def test_a_change_waits_for_the_one_before(make: MakeHand) -> None:
     commit_all(hand)
     hand.core.change(THREE)
     assert hand.core.configuration[1] == THREE
+
+
+def test_a_configuration_that_nobody_could_read_never_enters_the_log(make: MakeHand) -> None:
+    """There it would stop every member, again and again."""
+    hand = settled(make)
+    last = hand.log.last_index
+    with pytest.raises(ChangeRefused, match="cannot be read"):
+        hand.core.change(THREE.having(Seat("n4", "n4:7901", "learner", b"4" * 17)))
+    assert hand.log.last_index == last
 
 
 def test_a_leader_does_not_remove_itself(make: MakeHand) -> None:
@@ -383,6 +442,7 @@ WITHOUT: dict[str, Callable[[MakeHand], None]] = {
     "base_forgotten": test_a_trim_keeps_the_configuration_whose_entry_it_removes,
     "anybody_campaigns": test_votes_of_members_without_a_vote_elect_nobody,
     "learners_decide": test_a_learner_is_replicated_to_and_not_counted,
+    "guests_decide": test_who_bears_the_name_of_a_voter_and_is_another_elects_nobody,
     "leaver_counts_itself": (
         test_a_member_that_is_being_removed_can_still_be_elected_by_those_who_stay
     ),

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import pytest
 
-from consensus.raft_types import EntryTooLarge, NotLeader, SnapshotNeeded
+from consensus.raft_types import EntryTooLarge, NotLeader
 from storage.journal_format import Batch, DiskFailed
 from storage.memory_journal import MemoryDisk
 from tests.simulation.raft_life import SETTINGS
@@ -135,28 +134,6 @@ def test_a_disk_that_fails_ends_the_member_and_nothing_else(
     scene.kill(broken)
     scene.write_all(scene.leader_name(), 5)
     assert not set(lost) & set(scene.oracle.acknowledged)
-
-
-def test_a_member_that_was_away_for_too_long_stops_and_says_so(make: MakeScene) -> None:
-    """R9, R13: what it lacks is trimmed; it does nothing unsafe, and its leader does not spin."""
-    scene = make(settings=replace(SETTINGS, tail_entries_max=50))
-    leader = scene.leader_name()
-    away = others(scene, leader)[0]
-    scene.kill(away)
-    scene.write_all(leader, 200)
-    for _ in range(3):
-        for name in scene.lives:
-            scene.remains[name].flushed = len(scene.remains[name].state)
-            scene.lives[name].trim()
-        scene.write_all(leader, 5)
-    assert scene.raft(leader).first_index > 100
-    before = scene.network.frames
-    scene.start(away)
-    scene.until(lambda: away in scene.fatal)
-    assert isinstance(scene.fatal[away], SnapshotNeeded)
-    scene.rest(5)
-    assert scene.network.frames - before < 500
-    assert scene.raft(leader).is_leader
 
 
 def test_what_an_old_connection_brings_is_not_heard(make: MakeScene) -> None:

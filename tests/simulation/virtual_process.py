@@ -20,6 +20,8 @@ from asyncio import events
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from inspect import CORO_CREATED, getcoroutinestate
+from types import CoroutineType
 from typing import Any
 
 from tests.simulation.virtual_loop import EPOCH_MS, READ_COST_S, VirtualLoop
@@ -110,16 +112,13 @@ class Process(asyncio.BaseEventLoop):
             self.call_soon(work, *arguments)
             self._arm()
 
-    def spawn(self, work: Coroutine[Any, Any, object]) -> None:
-        """Have a coroutine run in the process."""
-        if self.dead:
-            work.close()
-        else:
-            self.post(self._keep, work)
+    def spawn(self, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
+        """Have a coroutine made and run in the process."""
+        self.post(self._run_kept, work)
 
-    def _keep(self, work: Coroutine[Any, Any, object]) -> None:
+    def _run_kept(self, work: Callable[[], Coroutine[Any, Any, object]]) -> None:
         # The loop itself knows its tasks by weak references only.
-        task = self.create_task(work)
+        task = self.create_task(work())
         self._kept.add(task)
         task.add_done_callback(self._kept.discard)
 
@@ -128,6 +127,11 @@ class Process(asyncio.BaseEventLoop):
         self.dead = True
         if self._wake is not None:
             self._wake.cancel()
+        for task in asyncio.all_tasks(self):
+            work = task.get_coro()
+            # What has not begun would complain that it never will.
+            if isinstance(work, CoroutineType) and getcoroutinestate(work) == CORO_CREATED:
+                work.close()
 
     def pause(self) -> None:
         self.paused = True

@@ -129,6 +129,8 @@ class Node:
         self.name: str = entry["name"]
         self.url: str = entry["url"].rstrip("/")
         self.data_dir = Path(entry["data_dir"])
+        # The file it is started with, if it is not the one of the first members.
+        self.config: Path | None = entry.get("config")
         self.process = Process(entry["pid"])
         self._session = session
 
@@ -216,20 +218,18 @@ class Cluster:
         self._session = session
         self._children: list[subprocess.Popen[bytes]] = []
         self._retired: list[Process] = []
+        self._gone: list[Node] = []
+        self._spare_port = 0
 
     # --- Life ------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Start all nodes and wait until each is ready."""
-        arguments = [
-            "dev",
-            "--nodes",
-            str(self._size),
-            "--no-samples",
-            "--data",
-            str(self.directory),
-        ]
-        launcher = self._spawn([*arguments, "--port", str(free_port())], "dev")
+        self._spare_port = free_port()
+        arguments = ["dev", "--nodes", str(self._size), "--no-samples"]
+        arguments += ["--data", str(self.directory), "--port", str(self._spare_port)]
+        launcher = self._spawn(arguments, "dev")
+        self._spare_port += 2 * self._size
 
         async def listed() -> list[Any]:
             with suppress(OSError, ValueError):
@@ -250,21 +250,73 @@ class Cluster:
         """
         for node in nodes:
             assert not node.process.alive
-            child = self.spawn(node.name, checkout)
+            child = self.spawn(node.name, checkout, node.config)
             self._retired.append(node.process)
             node.process = Process(child.pid)
 
-    def spawn(self, name: str, checkout: Path | None = None) -> subprocess.Popen[bytes]:
+    def spawn(
+        self, name: str, checkout: Path | None = None, config: Path | None = None
+    ) -> subprocess.Popen[bytes]:
         """Start the node of this name, and return its process."""
-        config = str(self.directory / "cluster.toml")
-        return self._spawn(["node", "--config", config, "--name", name], name, checkout)
+        file = config or self.directory / "cluster.toml"
+        return self._spawn(["node", "--config", str(file), "--name", name], name, checkout)
+
+    async def join(self, name: str, *options: str, token: str = "") -> Node:
+        """Take in a new member as an operator does, with a token, and start it."""
+        http_port, peer_port = self._spare_port, self._spare_port + 1
+        self._spare_port += 2
+        authority = str(self.directory / "authority")
+        token = token or await self.command("token", name, "--authority", authority, *options)
+        place = self.directory / "joined" / name
+        await self.command(
+            "join", token, "--name", name, "--address", f"127.0.0.1:{peer_port}",
+            "--dir", str(place), "--http-port", str(http_port),
+        )  # fmt: skip
+        config = place / "cluster.toml"
+        child = self.spawn(name, config=config)
+        entry = {
+            "name": name,
+            "url": f"http://127.0.0.1:{http_port}",
+            "data_dir": str(place / "data" / name),
+            "pid": child.pid,
+            "config": config,
+        }
+        node = Node(self._session, entry)
+        self.nodes.append(node)
+        return node
+
+    async def command(self, *words: str) -> str:
+        """Run a `cronclave cluster` command against all nodes; return what it prints."""
+        addresses = ",".join(node.url for node in self.alive)
+        environment = os.environ | {"CRONCLAVE_ADDR": addresses}
+        child = await asyncio.create_subprocess_exec(
+            CRONCLAVE, "cluster", *words, env=environment,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        out, err = await child.communicate()
+        assert child.returncode == 0, (words, err.decode())
+        return out.decode().strip()
+
+    async def roles(self) -> dict[str, str | None]:
+        """Return who belongs to the cluster, and as what."""
+        found = await self.alive[0].get("/v1/cluster/configuration")
+        return {member["name"]: member["role"] for member in found["members"]}
+
+    def retire(self, node: Node) -> None:
+        """Count no more on a node that belongs to the cluster no more."""
+        self.nodes.remove(node)
+        self._gone.append(node)
 
     async def ready(self, *nodes: Node) -> None:
         """Wait until these nodes, or all, say that they are ready."""
         for node in nodes or self.nodes:
 
             async def decided(node: Node = node) -> bool:
-                return not node.process.alive or await node.ready()
+                if not node.process.alive:
+                    return True
+                answer = await node.request("GET", "/readyz")
+                assert answer.status == 200, answer.body
+                return True
 
             await until(decided, f"{node.name} is ready", timeout_s=READY_S)
             assert node.process.alive, f"{node.name} has ended instead of becoming ready"
@@ -292,7 +344,8 @@ class Cluster:
 
     def close(self) -> None:
         """End everything that was started here, whatever state it is in."""
-        processes = [*self._retired, *(node.process for node in self.nodes)]
+        gone = [node.process for node in self._gone]
+        processes = [*self._retired, *gone, *(node.process for node in self.nodes)]
         for process in processes:
             process.send(signal.SIGKILL)
         # The launcher may have nodes that are not known here; asked twice, it kills them.

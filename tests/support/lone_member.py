@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 from api import planning
@@ -43,11 +44,13 @@ class LoneLog:
         bootstrap: Configuration,
         **_: Any,
     ) -> None:
+        self.snapshots = SimpleNamespace(receiving=False, facts=dict, lag=0)
         self.leader: str | None = member
         self.configuration = bootstrap
+        self.configuration_index = 0
         self.last_index = applied_index
         self._apply: Callable[[Sequence[Entry]], None] = apply
-        self._waiting: list[bytes] = []
+        self._waiting: list[tuple[bytes, Configuration | None]] = []
 
     async def start(self) -> None:
         self.propose(b"")
@@ -55,17 +58,22 @@ class LoneLog:
     async def stop(self) -> None:
         self._waiting.clear()
 
-    def propose(self, command: bytes) -> int:
+    def propose(self, command: bytes, after: Configuration | None = None) -> int:
         if not self._waiting:
             asyncio.get_running_loop().call_soon(self._commit)
-        self._waiting.append(command)
+        self._waiting.append((command, after))
         return self.last_index + len(self._waiting)
+
+    def change(self, after: Configuration) -> int:
+        self.configuration = after
+        self.configuration_index = self.propose(b"", after)
+        return self.configuration_index
 
     def _commit(self) -> None:
         first = self.last_index + 1
         entries = [
-            Entry(index=first + place, term=1, command=command)
-            for place, command in enumerate(self._waiting)
+            Entry(index=first + place, term=1, command=command, configuration=after)
+            for place, (command, after) in enumerate(self._waiting)
         ]
         self._waiting.clear()
         self.last_index += len(entries)
@@ -89,6 +97,10 @@ class LoneLog:
 
     @property
     def commit_index(self) -> int:
+        return self.last_index
+
+    @property
+    def applied_index(self) -> int:
         return self.last_index
 
 

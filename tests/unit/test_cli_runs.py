@@ -128,12 +128,18 @@ def test_the_cluster_is_shown_as_a_node_sees_it(api: StubApi, capsys: Captured) 
 
 
 def test_members_are_listed(api: StubApi, capsys: Captured) -> None:
-    """With what each carries and may carry."""
-    member = {"name": "n1", "status": "accepting", "running": 2, "slots": 512, "labels": {"a": "b"}}
+    """With what each carries and may carry, and with those that were not heard of yet."""
+    member = {
+        "name": "n1", "role": "voter", "status": "accepting", "running": 2, "slots": 512,
+        "labels": {"a": "b"},
+    }  # fmt: skip
     api.on("GET", "/v1/members", Reply(document={"items": [member], "next_cursor": None}))
+    seats = [{"name": "n1", "role": "voter"}, {"name": "n2", "role": None}]
+    api.on("GET", "/v1/cluster/configuration", Reply(document={"members": seats}))
     assert run(["member", "list"]) == exits.OK
-    line = capsys.readouterr().out.splitlines()[1]
-    assert line.split() == ["n1", "accepting", "2/512", "-", "-", "-", "a=b"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split() == ["n1", "voter", "accepting", "2/512", "-", "-", "-", "a=b"]
+    assert lines[2].split()[:4] == ["n2", "wanted", "not_heard_yet", "-"]
 
 
 def test_a_member_is_asked_itself_to_drain(api: StubApi, capsys: Captured) -> None:

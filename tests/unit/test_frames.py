@@ -38,6 +38,11 @@ OTHERS = st.one_of(
     st.builds(frames.StaleTerm),
     st.builds(frames.TimeoutNow),
     st.builds(frames.SnapshotRequired, NUMBERS),
+    st.builds(frames.SnapshotRequest, st.binary(min_size=16, max_size=16), NUMBERS, st.booleans()),
+    st.builds(
+        frames.SnapshotChunk, st.binary(min_size=16, max_size=16), NUMBERS, st.binary(min_size=1)
+    ),
+    st.builds(frames.SnapshotAbort, st.binary(min_size=16, max_size=16), st.text(max_size=1000)),
     st.builds(frames.Refusal, st.text(max_size=frames.REASON_CHARS_MAX)),
     st.builds(frames.Application, st.binary(max_size=5000)),
 )

@@ -24,6 +24,7 @@ from storage.snapshot_format import (
     SnapshotError,
     SnapshotHeader,
     SnapshotReader,
+    pack_configuration,
 )
 from storage.snapshot_store import INCOMING, READY, LmdbSink, LmdbSource
 from storage.store import Row
@@ -54,7 +55,7 @@ def rows_of(store: LmdbStore) -> list[Row]:
 def chunks_of(store: LmdbStore, chunk_bytes: int = 2_000) -> list[bytes]:
     """The chunks of a snapshot of a state."""
     source = LmdbSource(store, cluster="c", environment=ENVIRONMENT)
-    stream = source.open(lambda _: MEMBERS, chunk_bytes)
+    stream = source.open(lambda _: pack_configuration((7, MEMBERS)), chunk_bytes)
     assert stream is not None
     chunks = []
     while (chunk := stream.next_chunk()) is not None:
@@ -152,6 +153,21 @@ def test_an_installed_snapshot_is_the_state(source: LmdbStore, behind: Path) -> 
     assert [record[1:] for record in journal.read(60, 60, 1)] == [(60, TERM)]
     # What was promised in a term is not forgotten, and no vote is made up for a later one.
     assert journal.hard_state == HardState(TERM, None)
+    assert journal.configuration == (7, MEMBERS)
+    journal.close()
+    source.close()
+
+
+def test_a_newcomer_keeps_the_members_that_it_was_told(source: LmdbStore, behind: Path) -> None:
+    """It has joined with a later entry than the snapshot's; what it was told is newer."""
+    told = encode_configuration(first_configuration({"m": "", "n": ""}))
+    journal = open_journal(behind)
+    journal.write(Batch(configuration=(90, told)))
+    journal.close()
+    receive(behind, chunks_of(source)).commit()
+    boot(behind)
+    journal = open_journal(behind)
+    assert journal.configuration == (90, told)
     journal.close()
     source.close()
 

@@ -158,6 +158,23 @@ def test_a_torn_record_costs_only_itself(tmp_path: Path, cut: int) -> None:
     path.write_bytes(path.read_bytes()[:-cut])
     again = Spool(path)
     assert again.recover() == [end(1)]
+    again.keep(end(3))
+    again.close()
+    third = Spool(path)
+    assert third.recover() == [end(1), end(3)]
+    third.close()
+
+
+def test_a_record_of_garbage_is_dropped(tmp_path: Path) -> None:
+    """Whatever a disk makes of the file's end, the member starts."""
+    path = tmp_path / "spool"
+    spool = Spool(path)
+    spool.keep(end(1))
+    spool.keep(Ended(b"run", 1, 2, "failed", 1, 2, None, "detail"))
+    spool.close()
+    path.write_bytes(path.read_bytes().replace(b"detail", b"d\xaetail"))
+    again = Spool(path)
+    assert again.recover() == [end(1)]
     again.close()
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pysyncobj import syncobj as library
 
-from consensus import raft, raft_members, raft_rules, raft_seams
+from consensus import raft, raft_behind, raft_members, raft_rules, raft_seams
 from consensus.raft_types import RaftSettings
 from storage.journal_format import EMPTY_PAYLOAD, REGULAR_KIND
 from tests.simulation.raft_hand import Hand
@@ -79,7 +79,7 @@ def test_an_attribute_behind_a_property_is_assigned_by_the_library(name: str) ->
     assert name in own_attributes(constructor)
 
 
-@pytest.mark.parametrize("module", [raft, raft_rules, raft_members])
+@pytest.mark.parametrize("module", [raft, raft_behind, raft_rules, raft_members])
 def test_every_private_name_in_use_exists_in_the_library(module: object) -> None:
     """Our code reads and sets nothing that the library does not have."""
     assert isinstance(BASE, ast.ClassDef)
@@ -126,12 +126,6 @@ def test_no_code_of_the_library_that_we_can_reach_unpickles() -> None:
     assert "serialized" not in source
 
 
-def test_the_kinds_of_entries_have_the_numbers_of_the_library() -> None:
-    """What the library appends as a kind is read back as that kind."""
-    kinds = library._COMMAND_TYPE
-    assert (raft_seams.REGULAR, raft_seams.MEMBERSHIP) == (kinds.REGULAR, kinds.MEMBERSHIP)
-
-
 def test_another_text_of_the_library_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +146,8 @@ def test_another_text_of_the_library_is_refused(
         ({"heartbeat_s": 0.2}, "below a third"),
         ({"entry_bytes_max": 4 * 1024 * 1024}, "must fit into a frame"),
         ({"batch_bytes_max": 4 * 1024 * 1024}, "must fit into a frame"),
+        ({"snapshot_chunk_bytes": 4 * 1024 * 1024}, "must fit into a frame"),
+        ({"snapshot_chunk_bytes": 2 * 1024 * 1024}, "must not exceed snapshot_window_bytes"),
         ({"window_bytes_max": 1024 * 1024}, "at least one frame"),
         ({"send_queue_bytes_max": 8 * 1024 * 1024}, "full window"),
         ({"in_flight_entries_max": 10_000}, "hot_entries_max"),
@@ -167,7 +163,8 @@ def test_settings_that_contradict_each_other_are_refused(
 
 def test_the_kinds_of_entries_are_those_of_the_library() -> None:
     """Other modules tell commands from the rest by the first byte, without the library."""
-    assert REGULAR_KIND == library._COMMAND_TYPE.REGULAR
+    kinds = library._COMMAND_TYPE
+    assert (REGULAR_KIND, raft_seams.MEMBERSHIP) == (kinds.REGULAR, kinds.MEMBERSHIP)
     assert bytes([library._COMMAND_TYPE.NO_OP]) == EMPTY_PAYLOAD
 
 
