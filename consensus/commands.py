@@ -18,7 +18,7 @@ from typing import Literal
 import msgspec
 
 from consensus import features
-from storage.models import JobPolicy, Outcome, SkipReason
+from storage.models import NOT_DECODED, JobPolicy, Outcome, SkipReason
 
 # A batch is proposed again, under the same number, for this long; later it is refused.
 BATCH_PATIENCE_MS = 30_000
@@ -395,5 +395,5 @@ def level_of(entry: bytes) -> int | None:
     """Return the level that an entry needs, also if the rest cannot be read; None if it is none."""
     try:
         return _packed_decoder.decode(entry).level
-    except msgspec.MsgspecError:
+    except NOT_DECODED:
         return None

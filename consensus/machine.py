@@ -20,8 +20,6 @@ from collections.abc import Callable
 from hashlib import blake2b
 from typing import Any, NoReturn
 
-import msgspec
-
 from consensus import (
     apply_claims,
     apply_jobs,
@@ -38,7 +36,7 @@ from consensus.context import Context, Effects
 from storage import keys, models
 from storage.invariant import InvariantViolated, invariant
 from storage.limits import ANSWER_KEPT_MS
-from storage.models import Answer, Meta, Session
+from storage.models import NOT_DECODED, Answer, Meta, Session
 from storage.store import Store
 
 HASH_BYTES = 16
@@ -284,7 +282,7 @@ def _shown(command: object, error: Exception) -> str:
 def _decode(index: int, command: bytes) -> Entry:
     try:
         entry = commands.decode_entry(command)
-    except msgspec.MsgspecError as error:
+    except NOT_DECODED as error:
         _check_level(index, commands.level_of(command))
         raise InvariantViolated(
             f"Entry {index} is not understood by this version ({error}); it was written by a"

@@ -22,8 +22,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-import msgspec
-
 from consensus import commands, features
 from consensus.commands import Batch, Command, Result
 from consensus.errors import CommandTooLarge, NoQuorum, OutcomeUnknown, Overloaded
@@ -36,6 +34,7 @@ from storage.limits import (
     ENTRIES_IN_FLIGHT_MAX,
     ENTRY_BYTES_MAX,
 )
+from storage.models import NOT_DECODED
 
 # Two batches of one member keep the disk busy; with more, each would only be smaller.
 BATCHES_IN_FLIGHT_MAX = 2
@@ -350,6 +349,6 @@ def _is_batch(payload: bytes) -> bool:
     """Return whether bytes from another member are a batch, before they enter the log."""
     try:
         commands.decode_batch(payload)
-    except msgspec.MsgspecError:
+    except NOT_DECODED:
         return False
     return True

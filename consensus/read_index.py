@@ -23,6 +23,7 @@ import msgspec
 from consensus.errors import NoQuorum, Overloaded
 from consensus.read_rounds import Answer
 from storage.clock import Environment
+from storage.models import NOT_DECODED
 
 # Without an answer for this long the question is asked again; a round takes a few
 # milliseconds, and the next leader, if there is one, is known within a second.
@@ -120,7 +121,7 @@ class ReadIndex:
         """Take a question of another member, or its answer to one of this member's."""
         try:
             message = _decoder.decode(payload)
-        except msgspec.MsgspecError:
+        except NOT_DECODED:
             return  # another version; its reader asks again, and in the end gives up
         if isinstance(message, Answered):
             if message.session == self._session:

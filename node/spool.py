@@ -16,6 +16,7 @@ import msgspec
 
 from consensus.commands import Ended
 from storage.journal_format import DiskFailed
+from storage.models import NOT_DECODED
 
 _LENGTH = struct.Struct(">I")
 _encode = msgspec.msgpack.Encoder().encode
@@ -41,7 +42,7 @@ class Spool:
             begin = whole + _LENGTH.size
             try:
                 ends.append(_decode(data[begin : begin + length]))
-            except msgspec.MsgspecError:
+            except NOT_DECODED:
                 break
             whole = begin + length
         os.ftruncate(self._descriptor, whole)

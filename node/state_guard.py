@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import msgspec
 
 from consensus.state_check import HEARD_S_MAX, MARKS_TOLD, StateCheck, StateDiverged
+from storage.models import NOT_DECODED
 
 logger = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ class StateGuard:
         """Take the marks of another member."""
         try:
             marks = _decode(payload)
-        except msgspec.MsgspecError as error:
+        except NOT_DECODED as error:
             logger.warning("The marks of member %s cannot be read: %s", member, error)
             return
         self._check.heard(member, marks)

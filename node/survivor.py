@@ -18,8 +18,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import msgspec
-
 from consensus import commands, features
 from consensus.context import Effects
 from consensus.machine import Machine
@@ -38,7 +36,7 @@ from storage.journal_format import (
     LogRecord,
 )
 from storage.lmdb_store import LmdbStore
-from storage.models import Meta
+from storage.models import NOT_DECODED, Meta
 from storage.snapshot_format import SnapshotHeader, encode_snapshot
 from storage.store import Row
 
@@ -155,7 +153,7 @@ def _described(payload: bytes) -> str:
         return "a change of the members"
     try:
         entry = commands.decode_entry(payload[1:])
-    except msgspec.MsgspecError:
+    except NOT_DECODED:
         return "not understood by this release"
     kinds = Counter(type(command).__name__ for batch in entry.batches for command in batch.commands)
     return ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items())) or "nothing"

@@ -297,6 +297,9 @@ class Meta(msgspec.Struct, frozen=True, array_like=True):
 
 OutcomeRecord = Run | Skip
 
+# What decoding damaged bytes raises: for text that is no UTF-8, no error of msgspec's own.
+NOT_DECODED = (msgspec.MsgspecError, UnicodeDecodeError)
+
 _encoder = msgspec.msgpack.Encoder()
 encode = _encoder.encode
 

@@ -47,7 +47,8 @@ DefinitionMaker = Callable[[random.Random, int, int], JobDefinition]
 Kind = Literal["create", "edit", "pause", "resume", "delete", "trigger", "cancel"]
 Knowledge = Literal["accepted", "refused", "not applied", "unknown"]
 
-PROPOSAL_S = 10.0
+# Some users have little patience, and do not know afterwards what became of their request.
+PROPOSAL_S = (0.5, 2.0, 10.0)
 PATIENCE_S = 12.0
 TRIES_MAX = 3
 
@@ -204,6 +205,8 @@ class Client:
         life = self._rng.choice(lives)
         wish.doubt_ms = max(wish.doubt_ms, self._world.doubt_ms)
 
+        timeout_s = self._rng.choice(PROPOSAL_S)
+
         async def work(node: Node) -> object:
             command = build(node, wish)
             if command is None:
@@ -211,7 +214,7 @@ class Client:
             wish.command = command
             if not node.time_confirmed:
                 raise NoQuorum("The time of day is not known here.")
-            return (await node.propose((command,), timeout_s=PROPOSAL_S))[0]
+            return (await node.propose((command,), timeout_s=timeout_s))[0]
 
         answer = life.ask(work)
         done, _ = await asyncio.wait({answer}, timeout=PATIENCE_S)

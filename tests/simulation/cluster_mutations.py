@@ -11,17 +11,16 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from api import planning
+from api import job_changes
 from consensus import apply_claims, apply_members, apply_runs, cursor, machine
 from consensus.commands import Ended, Expire, Remaining, Report
 from consensus.context import replace
-from consensus.errors import ConsensusError
+from consensus.errors import ConsensusError, NoQuorum
 from consensus.machine import Machine
 from consensus.proposer import Proposer
 from consensus.timekeeper import Timekeeper
 from node.lease import Lease
 from node.runner.stopping import StopPlan
-from node.services.due_loop import DueLoop
 from node.services.heartbeat import HeartbeatService
 from node.services.reaper import Reaper
 from node.services.reporter import Reporter
@@ -61,10 +60,6 @@ def _runner_ignores_the_lease() -> list[Patch]:
         return next_due_s(self, float("inf"))
 
     return [(StopPlan, "advance", advance), (StopPlan, "next_due_s", due_s)]
-
-
-def _runner_starts_without_a_lease() -> list[Patch]:
-    return [(StopPlan, "refuses_to_start", lambda self, now_s, lease_until_s: False)]
 
 
 def _commands_outlive_their_node() -> list[Patch]:
@@ -118,32 +113,17 @@ def _claim_in_spite_of_the_cursor() -> list[Patch]:
 
     def claim(context: Any, item: Any, holder: Any) -> Any:
         state = context.find_job(item.job)
-        if state is not None and state.due_ms is not None and item.due_ms < state.due_ms:
-            item = replace(item, due_ms=state.due_ms, launch=replace(
-                item.launch, due_ms=state.due_ms, start_ms=state.start_ms
-            ) if item.launch else None, skipped=())  # fmt: skip
+        if state is not None and item.launch is not None and item.due_ms < (state.due_ms or 0):
+            stale = replace(
+                state,
+                due_ms=item.due_ms,
+                start_ms=item.launch.start_ms,
+                decided_ms=item.due_ms - 1,
+            )
+            context.save_job(item.job, state, stale)
         return original(context, item, holder)
 
     return [(apply_claims, "_claim_occurrence", claim)]
-
-
-def _claim_in_spite_of_the_lease() -> list[Patch]:
-    original = apply_claims.claim
-
-    def claim(context: Any, command: Any) -> Any:
-        key = keys.INCARNATION + command.incarnation
-        raw = context.store.get(key)
-        if raw is not None:
-            lease = models.decode_incarnation(raw)
-            valid = replace(lease, expired=False, lease_until_ms=context.clock_ms + 1)
-            context.store.put(key, models.encode(valid))
-        return original(context, command)
-
-    appliers = {
-        kind: claim if applier is original else applier
-        for kind, applier in machine._APPLIERS.items()
-    }
-    return [(machine, "_APPLIERS", appliers)]
 
 
 def _overlap_not_checked() -> list[Patch]:
@@ -232,24 +212,18 @@ def _answers_not_remembered() -> list[Patch]:
 
 
 def _given_up_and_sent_all_the_same() -> list[Patch]:
-    """A command that was refused for want of a leader stays in its batch."""
-    return [(Proposer, "_take_back", lambda self, flight: None),
-            (Proposer, "_unpack_unsent", lambda self, wish: None)]  # fmt: skip
+    """Whoever gives up is told that nothing was done, and then it is done."""
 
+    def give_up(self: Proposer, wish: Any) -> None:
+        if not wish.future.done():
+            wish.future.set_exception(NoQuorum("No leader took the command in time."))
 
-def _due_forgotten() -> list[Patch]:
-    """A claim that was refused is not looked at again, and nobody looks at others' work."""
-    original = DueLoop._visible_ms
-
-    def visible(self: DueLoop, rank: int, start_ms: int) -> int:
-        return original(self, rank, start_ms) if rank == 0 else start_ms + 10**9
-
-    return [(DueLoop, "_visible_ms", visible)]
+    return [(Proposer, "_give_up", give_up)]
 
 
 def _planned_past_the_overdue() -> list[Patch]:
     """An edit or a delete leaves out what is overdue."""
-    return [(planning, "rescheduled", lambda *_: ())]
+    return [(job_changes, "rescheduled", lambda *_: ())]
 
 
 def _spool_lost() -> list[Patch]:
@@ -262,13 +236,11 @@ MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
         _lease_from_the_answer,
         _lease_without_margin,
         _runner_ignores_the_lease,
-        _runner_starts_without_a_lease,
         _commands_outlive_their_node,
         _expired_too_soon,
         _fence_not_checked,
         _fence_does_not_grow,
         _claim_in_spite_of_the_cursor,
-        _claim_in_spite_of_the_lease,
         _overlap_not_checked,
         _missed_in_silence,
         _at_most_once_is_tried_again,
@@ -279,7 +251,6 @@ MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
         _clock_believed,
         _answers_not_remembered,
         _given_up_and_sent_all_the_same,
-        _due_forgotten,
         _planned_past_the_overdue,
         _spool_lost,
     )

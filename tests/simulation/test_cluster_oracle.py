@@ -67,11 +67,26 @@ def test_what_is_true_is_accepted(oracle: ClusterOracle, wishes: list[Wish]) -> 
 
 
 def test_a_lost_outcome_is_missed(oracle: ClusterOracle, wishes: list[Wish]) -> None:
-    """Of each occurrence in turn."""
-    for number in range(3):
+    """Of each occurrence that does not lie at the edge of its schedule's time."""
+    history = History(oracle, wishes)
+    certain = [key for key in outcomes(history, keys.TRIGGER_SCHEDULE) if is_certain(history, key)]
+    assert len(certain) > 10
+    for key in certain[::5]:
         history = History(oracle, wishes)
-        history.store.delete(keys.OUTCOME + outcomes(history, keys.TRIGGER_SCHEDULE)[number * 5])
+        history.store.delete(keys.OUTCOME + key)
         objects(cluster_verdict.judge_occurrences, history)
+
+
+def is_certain(history: History, key: bytes) -> bool:
+    """Tell whether an occurrence must have an outcome, whoever's clock was right."""
+    job, due_ms, _, _ = keys.split_run(key)
+    raw = history.store.get(keys.JOB_STATE + job)
+    assert raw is not None
+    eras = cluster_verdict.eras_of(history, job, models.decode_job_state(raw))
+    return any(
+        due_ms in era.occurrences and era.must_from_ms <= due_ms <= era.must_until_ms
+        for era in eras
+    )
 
 
 def test_an_outcome_too_many_is_noticed(oracle: ClusterOracle, wishes: list[Wish]) -> None:

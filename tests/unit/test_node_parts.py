@@ -165,6 +165,19 @@ def test_a_torn_record_costs_only_itself(tmp_path: Path, cut: int) -> None:
     third.close()
 
 
+def test_a_record_of_garbage_is_dropped(tmp_path: Path) -> None:
+    """Whatever a disk makes of the file's end, the member starts."""
+    path = tmp_path / "spool"
+    spool = Spool(path)
+    spool.keep(end(1))
+    spool.keep(Ended(b"run", 1, 2, "failed", 1, 2, None, "detail"))
+    spool.close()
+    path.write_bytes(path.read_bytes().replace(b"detail", b"d\xaetail"))
+    again = Spool(path)
+    assert again.recover() == [end(1)]
+    again.close()
+
+
 def test_slots_that_commands_could_not_fill_are_refused() -> None:
     """At the start, with what to do, and not when the first command fails."""
     check_slots(400, 400)

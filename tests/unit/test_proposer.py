@@ -11,7 +11,9 @@ from consensus.commands import (
     Batch,
     CancelRun,
     Clean,
+    Ended,
     Remaining,
+    Report,
     decode_batch,
     decode_entry,
     encode_batch,
@@ -154,6 +156,9 @@ async def test_the_leader_packs_what_others_send_and_refuses_junk() -> None:
     wire = Wire("n1")
     door, _ = proposer(wire)
     door.receive(b"\xc1junk")
+    report = Report((Ended(b"run", 1, 1, "failed", None, 2, None, "detail"),))
+    readable = encode_batch(Batch(b"other".ljust(16), 1, 1, 1, (report,)))
+    door.receive(readable.replace(b"detail", b"d\xaetail"))
     other = Batch(b"other".ljust(16), 1, 1, 1, (Clean(1, 1),))
     door.receive(encode_batch(other))
     await settled(lambda: bool(wire.entries))

@@ -1,0 +1,40 @@
+"""Rules that chance finds missing; the others have scenarios in test_cluster_scenarios.py."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.simulation.cluster_mutations import MUTATIONS
+from tests.simulation.cluster_run import judge
+from tests.simulation.cluster_world import Options
+from tests.simulation.test_cluster_scenarios import MISSED
+
+pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+
+# Where a seed is known to find it, the search begins near it.
+FOUND_BY_CHANCE = [
+    ("fence_does_not_grow", range(10)),
+    ("claim_in_spite_of_the_cursor", range(10)),
+    ("overlap_not_checked", range(10)),
+    ("missed_in_silence", range(20)),
+    ("started_when_granted", range(10)),
+    ("lease_kept_by_an_old_incarnation", range(10)),
+    ("clock_believed", range(12, 42)),
+    ("answers_not_remembered", range(20)),
+    ("given_up_and_sent_all_the_same", range(10)),
+    ("planned_past_the_overdue", range(20)),
+]
+
+
+@pytest.mark.parametrize(
+    ("rule", "seeds"), FOUND_BY_CHANCE, ids=[rule for rule, _ in FOUND_BY_CHANCE]
+)
+def test_a_rule_taken_out_is_noticed(rule: str, seeds: range) -> None:
+    """Within a bounded number of seeds the simulation turns red."""
+    assert any(judge(Options(seed=seed), mutation=rule).failure for seed in seeds)
+
+
+def test_every_rule_is_looked_after() -> None:
+    """By chance or by a scenario."""
+    noticed = {rule for rule, _ in FOUND_BY_CHANCE} | {rule for _, rule in MISSED}
+    assert noticed == set(MUTATIONS)
