@@ -20,7 +20,6 @@ FOUND_BY_CHANCE = [
     ("started_when_granted", range(10)),
     ("lease_kept_by_an_old_incarnation", range(10)),
     ("clock_believed", range(12, 42)),
-    ("answers_not_remembered", range(20)),
     ("given_up_and_sent_all_the_same", range(10)),
     ("planned_past_the_overdue", range(20)),
 ]

@@ -124,6 +124,17 @@ def reported_under_an_old_fence(play: ClusterScene) -> None:
     assert play.outcome(job, holder) == "succeeded"
 
 
+def repeated_elsewhere(play: ClusterScene) -> None:
+    """A request with its key, sent again to any member, gets the answer it had."""
+    play.job(1.0)
+    wish = play.user.wishes[-1]
+    command = wish.command
+    assert command is not None
+    for life in play.world.lives.values():
+        asked = life.ask(lambda node: node.propose((command,), timeout_s=5.0))
+        assert play.world.loop.run_until_complete(asked) == (wish.result,)
+
+
 SCENARIOS: list[tuple[Callable[[ClusterScene], None], tuple[str, ...]]] = [
     (
         paused_beyond_its_lease,
@@ -137,6 +148,7 @@ SCENARIOS: list[tuple[Callable[[ClusterScene], None], tuple[str, ...]]] = [
     (ended_and_killed_while_cut_off, ("spool_lost",)),
     (paused_by_its_user_before_the_instant, ("state_not_looked_at_before_the_start",)),
     (reported_under_an_old_fence, ("fence_not_checked",)),
+    (repeated_elsewhere, ("answers_not_remembered",)),
 ]
 # With a short lease, the margins would cover for the rule.
 LEASES_MS: dict[Callable[[ClusterScene], None], int] = {answered_late: 10_000}
