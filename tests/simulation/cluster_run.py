@@ -10,7 +10,6 @@ One seed gives one run, whatever the machine. The exit status is 1 if a run fail
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 import time
@@ -25,6 +24,7 @@ from typing import cast
 
 from tests.simulation.cluster_mutations import MUTATIONS, mutated
 from tests.simulation.cluster_world import ClusterWorld, Mode, Options
+from tests.support.quiet_log import quiet_log
 
 EVENTS_SHOWN = 60
 SHOWN = (
@@ -64,9 +64,8 @@ class Verdict:
 
 def judge(options: Options, *, mutation: str | None = None, trace: bool = False) -> Verdict:
     """Do one run and say what came of it."""
-    logging.disable(logging.CRITICAL)
     failure = None
-    with mutated(mutation) if mutation else nullcontext():
+    with quiet_log(), mutated(mutation) if mutation else nullcontext():
         world = ClusterWorld(options)
         if trace:
             world.oracle.tell = print

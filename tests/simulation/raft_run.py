@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import logging
 import os
 import sys
 import time
@@ -32,6 +31,7 @@ from tests.simulation.raft_options import Mode, Options
 from tests.simulation.raft_oracle import RunInvalid
 from tests.simulation.raft_stock import StockMaker
 from tests.simulation.raft_world import World, make_raft
+from tests.support.quiet_log import quiet_log
 
 # What has to happen in a hundred virtual seconds, all runs taken together.
 PER_100_S_MIN = {
@@ -118,11 +118,10 @@ def judge(
 def _undisturbed() -> Iterator[None]:
     """Keep the collector and the log out of a run; both cost a tenth of its time."""
     gc.disable()
-    logging.disable(logging.CRITICAL)
     try:
-        yield
+        with quiet_log():
+            yield
     finally:
-        logging.disable(logging.NOTSET)
         gc.enable()
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from copy import copy, deepcopy
 from dataclasses import replace
@@ -20,6 +19,7 @@ from tests.simulation.cluster_verdict import History
 from tests.simulation.cluster_world import ClusterWorld, Options
 from tests.simulation.raft_oracle import SafetyViolated
 from tests.simulation.virtual_runner import Launch
+from tests.support.quiet_log import quiet_log
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -27,9 +27,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 @pytest.fixture(scope="module")
 def lived() -> ClusterWorld:
     """Return a calm run that was judged to be right."""
-    logging.disable(logging.CRITICAL)
     world = ClusterWorld(Options(seed=11, seconds=10.0, faults=False))
-    world.run()
+    with quiet_log():
+        world.run()
     return world
 
 

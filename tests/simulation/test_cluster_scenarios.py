@@ -6,14 +6,14 @@ then it has to turn red.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.simulation.cluster_mutations import mutated
 from tests.simulation.cluster_scene import ClusterScene, scene
 from tests.simulation.raft_oracle import LivenessViolated, SafetyViolated
+from tests.support.quiet_log import quiet_log
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -156,8 +156,9 @@ MISSED = [(play, rule) for play, rules in SCENARIOS for rule in rules]
 
 
 @pytest.fixture(autouse=True)
-def quiet() -> None:
-    logging.disable(logging.CRITICAL)
+def quiet() -> Iterator[None]:
+    with quiet_log():
+        yield
 
 
 @pytest.mark.parametrize("play", [play for play, _ in SCENARIOS], ids=lambda play: play.__name__)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections import Counter
 from collections.abc import Iterator
 
@@ -14,14 +13,13 @@ from tests.simulation.growing_world import GrowingWorld
 from tests.simulation.membership_mutations import without
 from tests.simulation.raft_options import Mode, Options
 from tests.simulation.raft_oracle import LivenessViolated, Oracle, SafetyViolated
+from tests.support.quiet_log import quiet_log
 
 
 @pytest.fixture(autouse=True)
 def quiet() -> Iterator[None]:
-    """Members complain a lot while they are harmed."""
-    logging.disable(logging.CRITICAL)
-    yield
-    logging.disable(logging.NOTSET)
+    with quiet_log():
+        yield
 
 
 @pytest.mark.parametrize("block", range(3))
