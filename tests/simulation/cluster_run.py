@@ -105,6 +105,8 @@ def main() -> int:
     parser.add_argument("--trace", action="store_true", help="tell everything that happens")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     given = parser.parse_args()
+    # What a killed process was in the middle of ends with its loop closed, and tells nobody.
+    sys.unraisablehook = lambda _: None
     options = _chosen(given)
     began_s = time.monotonic()
     failures, counts = 0, Counter[str]()
