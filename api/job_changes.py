@@ -16,10 +16,17 @@ from typing import NamedTuple
 
 from api.calls import PROPOSAL_S, Call
 from api.conditions import Conditions
+from api.durations import format_time
 from api.faults import Rejected
 from api.ids import parse_job_id
 from api.job_document import JobRequest
-from api.planning import first_cursor, policy_of, rescheduled
+from api.planning import (
+    OccurrenceDecided,
+    first_cursor,
+    policy_of,
+    renewed_cursor,
+    rescheduled,
+)
 from api.problems import Problem, refused
 from consensus.commands import Command, DeleteJob, JobDone, PutJob, Refused, RequestKey
 from storage import keys, models
@@ -138,23 +145,35 @@ def replacement(current: Current, request: JobRequest, now_ms: int) -> PutJob:
 
     A schedule that stays the same keeps its cursor, so that nothing overdue is lost by a
     change of, say, the description.
+
+    Raises:
+        Problem: it is to run once, at a time that is decided already.
     """
     job, state, before = current
     definition = request.definition
     keep = definition.schedule == before.schedule
     # What follows its own ends has no next occurrence while it runs.
     follows = definition.schedule.kind == "delay" and bool(state.live)
+    skipped = () if keep else rescheduled(before, state, now_ms)
+    try:
+        first = None if keep or follows else renewed_cursor(definition, job, state, skipped, now_ms)
+    except OccurrenceDecided as decided:
+        raise Problem(
+            "occurrence_decided",
+            "What becomes of this job's occurrences is decided up to "
+            f"{format_time(decided.decided_ms)}; choose a later time, or create another job.",
+        ) from decided
     return PutJob(
         job,
         request.namespace,
         request.name,
         request.encoded,
         policy_of(definition),
-        None if keep or follows else first_cursor(definition, job, now_ms),
+        first,
         state.revision,
         keep_cursor=keep,
         seen_due_ms=state.due_ms,
-        skipped=() if keep else rescheduled(before, state, now_ms),
+        skipped=skipped,
     )
 
 

@@ -55,6 +55,28 @@ def first_cursor(definition: JobDefinition, job: bytes, now_ms: int) -> Cursor |
     return _cursor(definition, job, schedule.next_occurrence(spec, now_ms))
 
 
+def renewed_cursor(
+    definition: JobDefinition,
+    job: bytes,
+    state: JobState,
+    skipped: tuple[SkippedRange, ...],
+    now_ms: int,
+) -> Cursor | None:
+    """Return the first occurrence under a new schedule of a job that has had another.
+
+    It lies behind all that is decided, for some may have been claimed ahead of time, or is
+    `skipped` with this very change: there a new schedule would have no outcomes.
+
+    Raises:
+        OccurrenceDecided: the one time that the new schedule names is such a time.
+    """
+    decided_ms = max([cursor.decided_until(state), *(span.last_ms for span in skipped)])
+    first = first_cursor(definition, job, max(now_ms, decided_ms))
+    if first is not None and first.due_ms <= decided_ms:
+        raise OccurrenceDecided(decided_ms)
+    return first
+
+
 def _cursor(definition: JobDefinition, job: bytes, due_ms: int | None) -> Cursor | None:
     if due_ms is None:
         return None
@@ -103,6 +125,14 @@ def decide(
         return _Plan(definition, job, state, now_ms).decide()
     except Rejected:
         return None
+
+
+class OccurrenceDecided(Exception):
+    """A job cannot be given a time up to which its occurrences are decided already."""
+
+    def __init__(self, decided_ms: int) -> None:
+        super().__init__(f"Decided up to {decided_ms}.")
+        self.decided_ms = decided_ms
 
 
 class _Overdue(NamedTuple):

@@ -41,6 +41,7 @@ PROBLEMS: dict[str, tuple[int, str]] = {
     "name_taken": (409, "The name is taken"),
     "already_running": (409, "The job is running already"),
     "already_ended": (409, "The run has ended already"),
+    "occurrence_decided": (409, "The occurrence is decided already"),
     "changed_meanwhile": (409, "The job keeps changing"),
     "members_invalid": (409, "The cluster cannot have these members"),
     "not_claimed": (409, "The claim is not valid"),

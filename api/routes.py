@@ -76,13 +76,15 @@ _JOB = (
     Route(
         method="PUT", path="/v1/jobs/{job}", handler=job_writes.put_job, role="write",
         summary="Replace a job", request="Job",
-        answers={200: "ChangedJob"}, codes=("not_found", "changed_meanwhile"),
+        answers={200: "ChangedJob"},
+        codes=("not_found", "changed_meanwhile", "occurrence_decided"),
         parameters=(parameters.DRY_RUN,), conditional=True,
     ),
     Route(
         method="PATCH", path="/v1/jobs/{job}", handler=job_writes.patch_job, role="write",
         summary="Change a job by a merge patch (RFC 7396)", request="JobPatch",
-        answers={200: "ChangedJob"}, codes=("not_found", "changed_meanwhile"),
+        answers={200: "ChangedJob"},
+        codes=("not_found", "changed_meanwhile", "occurrence_decided"),
         parameters=(parameters.DRY_RUN,), media_types=(MERGE_PATCH, JSON), conditional=True,
     ),
     Route(

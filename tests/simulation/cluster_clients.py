@@ -20,6 +20,7 @@ import msgspec
 from api import job_changes
 from api.job_changes import Current, Target
 from api.job_document import JobRequest
+from api.problems import Problem
 from consensus.commands import (
     CancelRun,
     Command,
@@ -267,7 +268,10 @@ class Client:
         if wish.wanted is None:
             wish.wanted = self._edited(current.definition, now_ms)
         request = _request(wish, wish.wanted, current)
-        command = job_changes.replacement(current, request, now_ms)
+        try:
+            command = job_changes.replacement(current, request, now_ms)
+        except Problem:
+            return None
         return msgspec.structs.replace(command, request=wish.key)
 
     def _edited(self, definition: JobDefinition, now_ms: int) -> JobDefinition:

@@ -76,17 +76,25 @@ class PlannedJob:
         """Replace the definition, as the API does."""
         state, now_ms = self.lab.state(self.job), self.now_ms
         keep = wanted.schedule == self.definition.schedule
+        skipped = () if keep else planning.rescheduled(self.definition, state, now_ms)
+        try:
+            first = (
+                None if keep
+                else planning.renewed_cursor(wanted, self.job, state, skipped, now_ms)
+            )  # fmt: skip
+        except planning.OccurrenceDecided:
+            return
         command = PutJob(
             self.job,
             state.namespace,
             state.name,
             models.encode(wanted),
             planning.policy_of(wanted),
-            None if keep else planning.first_cursor(wanted, self.job, now_ms),
+            first,
             state.revision,
             keep_cursor=keep,
             seen_due_ms=state.due_ms,
-            skipped=() if keep else planning.rescheduled(self.definition, state, now_ms),
+            skipped=skipped,
         )
         self.lab.expect(JobDone, command)
         if not keep:

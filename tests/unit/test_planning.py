@@ -9,7 +9,15 @@ import pytest
 
 from api import planning, schedule, schedule_wall
 from api.faults import Rejected
-from api.planning import LATE_MS, decide, first_cursor, policy_of, rescheduled
+from api.planning import (
+    LATE_MS,
+    OccurrenceDecided,
+    decide,
+    first_cursor,
+    policy_of,
+    renewed_cursor,
+    rescheduled,
+)
 from consensus.commands import ClaimOccurrence, Cursor, SkippedRange
 from storage.models import CatchUp, CatchUpPolicy, JobDefinition, JobState, Retry, ScheduleSpec
 from tests.support.builders import definition
@@ -141,6 +149,29 @@ def test_an_edit_accounts_for_everything_however_long_it_takes(
     wanted = definition(spec)
     (found,) = rescheduled(wanted, state_of(wanted, due_ms), due_ms + 40 * 86_400_000)
     assert (found.count, found.last_ms) == (41, due_ms + 40 * 86_400_000)
+
+
+def test_a_new_schedule_begins_behind_what_is_decided() -> None:
+    """A claim may be up to a horizon ahead; what lies before it would have no outcome."""
+    wanted = definition(ScheduleSpec(kind="every", every_ms=100, anchor_ms=DUE_MS))
+    state = state_of(wanted, at(1), decided_ms=DUE_MS + 450)
+    assert renewed_cursor(wanted, JOB, state, (), DUE_MS) == Cursor(DUE_MS + 500, DUE_MS + 500)
+    passed = (span("rescheduled", 0, 0.5, 2),)
+    assert renewed_cursor(wanted, JOB, state, passed, DUE_MS) == Cursor(
+        at(0.5) + 100, at(0.5) + 100
+    )
+
+
+@pytest.mark.parametrize("late_ms", [0, 1])
+def test_a_time_that_is_decided_cannot_be_given_to_a_job(late_ms: int) -> None:
+    """It would neither run nor be recorded; a time behind it is as good as any."""
+    wanted = definition(ScheduleSpec(kind="at", at_ms=DUE_MS + late_ms))
+    state = state_of(definition(MINUTELY), at(1), decided_ms=DUE_MS)
+    if late_ms:
+        assert renewed_cursor(wanted, JOB, state, (), at(1)) == Cursor(DUE_MS + 1, DUE_MS + 1)
+        return
+    with pytest.raises(OccurrenceDecided):
+        renewed_cursor(wanted, JOB, state, (), at(1))
 
 
 # --- On time --------------------------------------------------------------------------------
