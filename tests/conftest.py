@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from tests.simulation.fresh_seeds import VARIABLE, base
@@ -17,8 +19,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Settle today's seeds before other processes are started."""
+    """Settle today's seeds, and what processes inherit, before any is started.
+
+    A shell's background job ignores these signals, and so would all that a test starts.
+    """
     base()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
