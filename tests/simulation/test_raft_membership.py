@@ -19,7 +19,7 @@ from consensus.raft_log import RaftLog
 from consensus.raft_types import Introduction
 from storage.invariant import InvariantViolated
 from storage.journal_format import LogRecord
-from tests.simulation.membership_mutations import without
+from tests.simulation.membership_mutations import MUTATIONS, without
 from tests.simulation.raft_hand import Hand, command, voters
 from tests.simulation.raft_life import SETTINGS
 
@@ -408,6 +408,15 @@ def test_two_removals_do_not_leave_a_majority_of_one(make: MakeHand) -> None:
     assert len(hand.core.configuration[1].voters) == 4
 
 
+def test_a_voter_is_not_exchanged_for_another_in_one_step(make: MakeHand) -> None:
+    """Two of the old three and two of the new three may have nobody in common."""
+    hand = settled(make)
+    last = hand.log.last_index
+    with pytest.raises(ChangeRefused, match="One voter may come or go at a time"):
+        hand.core.change(THREE.without("n3").having(Seat("n4", "n4:7901", "voter")))
+    assert hand.log.last_index == last
+
+
 def test_promotion_changes_what_a_majority_is(make: MakeHand) -> None:
     """Three of four, from the moment the entry is in the log."""
     hand = leading_four(make)
@@ -442,6 +451,8 @@ WITHOUT: dict[str, Callable[[MakeHand], None]] = {
     "base_forgotten": test_a_trim_keeps_the_configuration_whose_entry_it_removes,
     "anybody_campaigns": test_votes_of_members_without_a_vote_elect_nobody,
     "learners_decide": test_a_learner_is_replicated_to_and_not_counted,
+    "two_voters_at_once": test_a_voter_is_not_exchanged_for_another_in_one_step,
+    "newcomers_vote_at_once": test_a_learner_that_has_caught_up_is_ready_to_vote,
     "guests_decide": test_who_bears_the_name_of_a_voter_and_is_another_elects_nobody,
     "leaver_counts_itself": (
         test_a_member_that_is_being_removed_can_still_be_elected_by_those_who_stay
@@ -457,3 +468,8 @@ def test_a_rule_that_is_taken_out_is_missed(make: MakeHand, mutation: str) -> No
         pytest.raises((AssertionError, InvariantViolated, pytest.fail.Exception)),
     ):
         WITHOUT[mutation](make)
+
+
+def test_every_rule_that_can_be_taken_out_is_missed() -> None:
+    """A rule whose absence nobody notices is not proven to be there."""
+    assert set(WITHOUT) == set(MUTATIONS)
