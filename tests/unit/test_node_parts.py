@@ -178,6 +178,32 @@ def test_a_record_of_garbage_is_dropped(tmp_path: Path) -> None:
     again.close()
 
 
+def test_a_spool_that_never_empties_does_not_grow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under a steady load something is always open; what was decided leaves the file."""
+    monkeypatch.setattr("node.spool.REWRITTEN_BYTES_MIN", 2_000)
+    path = tmp_path / "spool"
+    spool = Spool(path)
+    kept = end(0)
+    spool.keep(kept)
+    for number in range(1, 1_000):
+        spool.keep(end(number))
+        spool.keep(end(number))  # said twice, and open once
+        if number > 3:
+            spool.settle(end(number - 3))
+        assert path.stat().st_size < 3_000
+    spool.close()
+    again = Spool(path)
+    left = again.recover()
+    # What was decided lately may be told once more; the fence says that it was.
+    assert {0, 997, 998, 999} <= {one.fence for one in left} <= {0, *range(980, 1_000)}
+    for one in left:
+        again.settle(one)
+    assert path.stat().st_size == 0
+    again.close()
+
+
 def test_slots_that_commands_could_not_fill_are_refused() -> None:
     """At the start, with what to do, and not when the first command fails."""
     check_slots(400, 400)
