@@ -20,6 +20,7 @@ import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -38,7 +39,9 @@ from node.settings import NodeSettings
 from node.spool import Spool
 from storage.clock import Environment, SystemEnvironment
 from storage.installation import STATE, finish_installation
+from storage.invariant import InvariantViolated
 from storage.journal import LmdbJournal
+from storage.journal_format import DiskFailed
 from storage.lmdb_store import LmdbStore
 from storage.snapshot_store import LmdbSink, LmdbSource
 
@@ -104,6 +107,7 @@ async def run_member(boot: Boot) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _ask, asked, again)
     died: asyncio.Future[BaseException] = loop.create_future()
+    loop.set_exception_handler(partial(notice_broken_promise, died))
     runner = RunnerClient(environment, on_death=lambda error: _tell(died, error))
     await runner.start(boot.data_dir)
     try:
@@ -113,6 +117,21 @@ async def run_member(boot: Boot) -> int:
         return await _run(boot, environment, runner, _Ends(asked, again, died))
     finally:
         await runner.stop()
+
+
+def notice_broken_promise(
+    died: asyncio.Future[BaseException],
+    loop: asyncio.AbstractEventLoop,
+    context: dict[str, Any],
+) -> None:
+    """Let a broken invariant end the process wherever it was found, a failed disk as well.
+
+    What comes out of a plain callback would be logged by the loop, and passed over.
+    """
+    error = context.get("exception")
+    if isinstance(error, InvariantViolated | DiskFailed):
+        _tell(died, error)
+    loop.default_exception_handler(context)
 
 
 def check_slots(slots: int, attempts_max: int) -> None:
