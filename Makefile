@@ -41,6 +41,7 @@ workday: $(STAMP) ## replay a business day, sixty times faster than life
 
 simulate: $(STAMP) ## run many seeded clusters in virtual time: make simulate SEEDS=5000
 	$(BIN)/python -m tests.simulation.raft_run --seeds $(SEEDS) --members 3 5
+	$(BIN)/python -m tests.simulation.raft_run --seeds $(SEEDS) --growing
 	$(BIN)/python -m tests.simulation.cluster_run --seeds $(SEEDS) --mode all
 
 chaos: $(STAMP) ## harm members of real clusters, of three and of five, then judge

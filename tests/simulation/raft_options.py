@@ -34,7 +34,11 @@ class Options:
     power_loss: bool = True
     # The control: a disk that says "done" before it is.
     lazy_disk: bool = False
+    # Whether members come and go (`growing_world`).
+    growing: bool = False
 
     @property
     def kind(self) -> Mode:
+        if self.growing:
+            return Mode.SAFETY
         return self.mode or MODES[self.seed % len(MODES)]

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from consensus import frames
+from tests.simulation.growing_world import GrowingWorld
 from tests.simulation.raft_mutations import MUTATIONS, mutated
 from tests.simulation.raft_options import Mode, Options
 from tests.simulation.raft_oracle import RunInvalid
@@ -78,6 +79,7 @@ class Verdict:
         line += f" --members {options.members} --seconds {options.seconds:g}"
         line += f" --mode {options.mode}" if options.mode else ""
         line += " --lazy" if options.lazy_disk else ""
+        line += " --growing" if options.growing else ""
         return f"{line}{self.without} --trace"
 
 
@@ -91,7 +93,7 @@ def judge(
         mutated(mutation) if mutation else nullcontext(),
         StockMaker() if stock else nullcontext(make_raft) as make,
     ):
-        world = World(options, make)
+        world = GrowingWorld(options) if options.growing else World(options, make)
         if frames_too:
             world.network.observe = partial(_tell_frame, world)
         try:
@@ -199,6 +201,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--trace", action="store_true", help="show all that led to a failure")
     parser.add_argument("--stock", action="store_true", help="the library as it comes")
     parser.add_argument("--lazy", action="store_true", help="a disk that syncs once a second")
+    parser.add_argument("--growing", action="store_true", help="members come and go")
     parser.add_argument("--mutation", choices=sorted(MUTATIONS), help="one fix taken out")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
     return parser.parse_args()
@@ -215,6 +218,7 @@ def main() -> int:
             seconds=given.seconds,
             mode=given.mode,
             lazy_disk=given.lazy,
+            growing=given.growing,
         )
         for members in given.members
         for seed in range(first, first + count)
