@@ -37,7 +37,7 @@ from storage.journal_format import (
 )
 from storage.lmdb_store import LmdbStore
 from storage.models import NOT_DECODED, Meta
-from storage.snapshot_format import SnapshotHeader, encode_snapshot
+from storage.snapshot_format import encode_snapshot, header_of
 from storage.store import Row
 
 STEP_ROWS = 1_000
@@ -90,13 +90,8 @@ class Survivor:
 
     def chunks(self, environment: Environment) -> Iterator[bytes]:
         """Yield the state, with what `keep_tail` has applied, as a backup."""
-        meta = self.meta
-        header = SnapshotHeader(
-            cluster=self.identity.cluster,
-            index=meta.applied_index,
-            term=meta.applied_term,
-            created_ms=environment.wall_ms(),
-            state_hash=meta.state_hash,
+        header = header_of(
+            self.meta, cluster=self.identity.cluster, created_ms=environment.wall_ms()
         )
         yield from encode_snapshot(header, self._rows())
 

@@ -88,6 +88,20 @@ class SnapshotHeader(msgspec.Struct, frozen=True, array_like=True, forbid_unknow
     state_format: _Number = STATE_FORMAT
 
 
+def header_of(
+    meta: models.Meta, *, cluster: str, created_ms: int, configuration: bytes = b""
+) -> SnapshotHeader:
+    """Return the header of a snapshot of the state that says `meta` of itself."""
+    return SnapshotHeader(
+        cluster=cluster,
+        index=meta.applied_index,
+        term=meta.applied_term,
+        created_ms=created_ms,
+        state_hash=meta.state_hash,
+        configuration=configuration,
+    )
+
+
 class SnapshotFooter(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """What a whole snapshot adds up to: records, bytes before the footer, their SHA-256."""
 

@@ -18,6 +18,7 @@ from storage.snapshot_format import (
     SnapshotHeader,
     check_content,
     encode_snapshot,
+    header_of,
 )
 from storage.store import Row
 
@@ -55,12 +56,10 @@ class MemorySource:
         if raw is None:
             return None
         meta = models.decode_meta(raw)
-        header = SnapshotHeader(
+        header = header_of(
+            meta,
             cluster=self._cluster,
-            index=meta.applied_index,
-            term=meta.applied_term,
             created_ms=self._environment.wall_ms(),
-            state_hash=meta.state_hash,
             configuration=configuration(meta.applied_index),
         )
         return MemoryStream(header, rows, chunk_bytes)

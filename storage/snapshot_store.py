@@ -32,6 +32,7 @@ from storage.snapshot_format import (
     check_content,
     encode_header,
     encode_snapshot,
+    header_of,
 )
 from storage.store import Row
 
@@ -108,12 +109,10 @@ class LmdbSource:
             transaction.abort()
             return None
         meta = models.decode_meta(bytes(raw))
-        header = SnapshotHeader(
+        header = header_of(
+            meta,
             cluster=self._cluster,
-            index=meta.applied_index,
-            term=meta.applied_term,
             created_ms=self._environment.wall_ms(),
-            state_hash=meta.state_hash,
             configuration=configuration(meta.applied_index),
         )
         return LmdbStream(transaction, header, chunk_bytes)
