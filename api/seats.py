@@ -28,6 +28,7 @@ from consensus.commands import ChangeMember, IssueToken, JoinMember, RemoveMembe
 from consensus.configuration import ADDRESS_CHARS_MAX, decode_configuration, split_address
 from storage import keys, models
 from storage.limits import BUNDLE_BYTES_MAX, TOKEN_MS_MAX
+from storage.store import View
 
 MEMBER_PATTERN = "[A-Za-z0-9]([A-Za-z0-9._-]{0,61}[A-Za-z0-9])?"
 HASH_PATTERN = "[0-9a-f]{64}"
@@ -86,7 +87,7 @@ async def issue_token(call: Call) -> web.Response:
 
 
 async def join(call: Call) -> web.Response:
-    """POST /v1/members: use a token up."""
+    """POST /v1/members: use a token up; asked again, the answer is the same until it has joined."""
     document, faults, reader = await _read(call, ("proof", "name", "address"))
     proof = reader.require("proof", _parse_hash)
     name = reader.require("name", _parse_name)
@@ -98,10 +99,25 @@ async def join(call: Call) -> web.Response:
     assert address is not None
     token_hash = sha256(proof).digest()
     await call.carry_out(JoinMember(token_hash, name, address, call.request_key(document)))
+    if _has_begun(call.cluster.view, name):
+        raise Problem("token_invalid", f"{name!r} has joined with this token.")
     token = join_tokens(call.cluster.view).get(token_hash)
     if token is None:
         raise Problem("token_invalid", "The token has expired meanwhile.")
     return answer({"name": name, "bundle": b64encode(token.bundle).decode()}, 202)
+
+
+def _has_begun(view: View, name: str) -> bool:
+    """Tell whether a member has taken its seat, so that nobody has to be told the same again.
+
+    A joiner that lost its answer repeats its request, and has not been heard of before.
+    """
+    raw, seat = view.get(keys.MEMBER + name.encode()), wanted_seats(view).get(name)
+    return (
+        raw is not None
+        and seat is not None
+        and (models.decode_member(raw).joined_ms >= seat.since_ms)
+    )
 
 
 async def change_member(call: Call) -> web.Response:

@@ -78,6 +78,17 @@ async def test_a_joiner_that_asks_again_gets_its_answer_again(client: ApiClient)
     assert (again.status, again.json) == (202, first.json)
 
 
+async def test_a_token_gives_nothing_away_once_its_member_has_joined(client: ApiClient) -> None:
+    """Who finds it later learns nothing, though it be asked as the joiner has asked."""
+    await client.send("POST", "/v1/cluster/tokens", TOKEN)
+    key = {"Idempotency-Key": "join"}
+    assert (await client.send("POST", "/v1/members", JOIN, headers=key)).status == 202
+    configure(client, ALPHA.having(Seat("n4", "10.0.0.4:7901", "learner", HASH[:16])))
+    client.cluster.heartbeat("n4", b"4" * 16)
+    again = await client.send("POST", "/v1/members", JOIN, headers=key)
+    assert "has joined" in again.problem(403, "token_invalid")["detail"]
+
+
 async def test_the_content_is_what_a_newcomer_begins_with(client: ApiClient) -> None:
     """It is the configuration in the log, byte for byte."""
     four = ALPHA.having(Seat("n4", "10.0.0.4:7901", "learner", HASH[:16]))
