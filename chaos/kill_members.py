@@ -8,7 +8,6 @@ nothing.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import random
 import statistics
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from chaos.harm import Harm
+from chaos.options import read_options
 from chaos.probes import Probes
 from tests.support.cluster import Cluster, in_seconds, some_nodes, until
 
@@ -150,17 +150,10 @@ def _report(campaign: Campaign) -> None:
 
 
 async def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m chaos.kill_members")
-    parser.add_argument("--nodes", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--every", type=float, default=4, help="about how often, in seconds")
-    parser.add_argument("--seed", type=int, default=None)
-    options = parser.parse_args()
-    seed = random.randrange(1 << 32) if options.seed is None else options.seed
-    print(f"{options.nodes} nodes, {options.seconds:.0f} s, seed {seed}", flush=True)
+    options = read_options("chaos.kill_members")
     with tempfile.TemporaryDirectory(prefix="cronclave-chaos-") as folder:
         async with some_nodes(Path(folder), options.nodes) as cluster:
-            campaign = Campaign(cluster, seed, options.every)
+            campaign = Campaign(cluster, options.seed, options.every)
             await campaign.run(options.seconds)
             faults = await campaign.judge()
     _report(campaign)

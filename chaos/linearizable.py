@@ -8,7 +8,6 @@ proves nothing.
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import random
 import tempfile
@@ -16,6 +15,7 @@ from collections import Counter
 from pathlib import Path
 
 from chaos.harm import Harm
+from chaos.options import read_options
 from tests.support.cluster import Cluster, some_nodes
 from tests.support.histories import Operation, Outcome, summary
 from tests.support.job_clients import JobClients, careful_session
@@ -59,17 +59,10 @@ def too_little(operations: list[Operation], harm: Harm, seconds: float, every_s:
 
 
 async def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m chaos.linearizable")
-    parser.add_argument("--nodes", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--every", type=float, default=4, help="about how often, in seconds")
-    parser.add_argument("--seed", type=int, default=None)
-    options = parser.parse_args()
-    seed = random.randrange(1 << 32) if options.seed is None else options.seed
-    print(f"{options.nodes} nodes, {options.seconds:.0f} s, seed {seed}", flush=True)
+    options = read_options("chaos.linearizable")
     with tempfile.TemporaryDirectory(prefix="cronclave-chaos-") as folder:
         async with some_nodes(Path(folder), options.nodes) as cluster:
-            operations, harm = await campaign(cluster, seed, options.seconds, options.every)
+            operations, harm = await campaign(cluster, options.seed, options.seconds, options.every)
     blows = Counter(f"{blow.kind}{' of a leader' * blow.led}" for blow in harm.blows)
     jobs = len({one.key for one in operations})
     print(f"{len(operations)} operations on {jobs} jobs: {summary(operations)}; {dict(blows)}")

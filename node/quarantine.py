@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from storage.files import sync_directory
+
 MARKER = "QUARANTINE.json"
 REMOVED_MARKER = "REMOVED.json"
 
@@ -59,11 +61,7 @@ def _mark(marker: Path, report: Mapping[str, Any]) -> Path:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    folder = os.open(marker.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_directory(marker.parent)
     return marker
 
 
