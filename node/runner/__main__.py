@@ -30,7 +30,7 @@ from node.runner.limits import (
     SWEEP_S_MAX,
 )
 from node.runner.lock import RunnerLock
-from node.runner.processes import children_of, kill_descendants
+from node.runner.processes import children_of, kill_below, signal_child
 from node.runner.protocol import FrameError, Ready, encode_frame
 from node.runner.supervisor import Supervisor
 from node.runner.sweep import LeftoversAlive, sweep
@@ -116,23 +116,17 @@ def end_everything(deaths: int, cgroups: CgroupPool | None) -> None:
         if cgroups is not None:
             cgroups.kill()
         children = children_of(os.getpid())
-        refused = [pid for pid in children if not _kill(pid)]
         for pid in children:
-            kill_descendants(pid)
+            signal_child(pid, signal.SIGSTOP)
+        for pid in children:
+            kill_below(pid)
+        refused = [pid for pid in children if not signal_child(pid, signal.SIGKILL)]
         if not _reap_all() or (children and refused == children):
             break
         select.select([deaths], [], [], RECHECK_S)
         _drain(deaths)
     if cgroups is not None:
         cgroups.close()
-
-
-def _kill(pid: int) -> bool:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except PermissionError:
-        return False
-    return True
 
 
 def _reap_all() -> bool:

@@ -20,7 +20,7 @@ import signal
 from node.output import OutputCapture
 from node.runner.cgroup import Cgroup
 from node.runner.limits import DETAIL_CHARACTERS_MAX, DRAIN_BYTES_MAX, READ_BYTES, TAIL_BYTES_MAX
-from node.runner.processes import facts_of, kill_descendants
+from node.runner.processes import facts_of, kill_below, signal_child
 from node.runner.protocol import Cause, Ended, Launch, OutputTail, Started
 from node.runner.spawn import Child
 from node.runner.stopping import Step, StopPlan
@@ -161,14 +161,15 @@ class Attempt:
     def kill(self, now_s: float) -> None:
         """SIGKILL everything that is known of this attempt, whose main process is not over."""
         self.killed_s = now_s if self.killed_s is None else self.killed_s
-        # The processes below the main one first: once it is dead, those in sessions of their
-        # own can be found only as orphans, which takes another round.
-        kill_descendants(self.pid)
+        self.kill_cgroup()
+        # All stop before one of them dies, so that none acts on the death of another. Those
+        # below the main process die first: once it is dead, those in sessions of their own
+        # can be found only as orphans, which takes another round.
+        self._signal_group(signal.SIGSTOP)
+        kill_below(self.pid)
         self._signal_group(signal.SIGKILL)
         # The child may not have made its own group yet.
-        with contextlib.suppress(PermissionError):
-            os.kill(self.pid, signal.SIGKILL)
-        self.kill_cgroup()
+        signal_child(self.pid, signal.SIGKILL)
 
     def main_died(self, status: os.waitid_result, ended_ms: int, ended_s: float) -> None:
         """Note the main process's end; call it before it is waited for."""

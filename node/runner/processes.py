@@ -99,11 +99,10 @@ def mark_in(environment: bytes) -> str | None:
     return None
 
 
-def kill_checked(pid: int, still_meant: Callable[[], bool]) -> bool:
-    """SIGKILL a process that is not a child, if `still_meant` holds; return whether it was.
+def signal_checked(pid: int, number: int, still_meant: Callable[[], bool]) -> bool:
+    """Signal a process that is not a child, if `still_meant` holds; return whether it was.
 
-    Raises:
-        PermissionError: it belongs to another user.
+    A process of another user, which the kernel keeps from us, was not.
     """
     try:
         handle = os.pidfd_open(pid)
@@ -112,29 +111,59 @@ def kill_checked(pid: int, still_meant: Callable[[], bool]) -> bool:
     try:
         if not still_meant():
             return False
-        signal.pidfd_send_signal(handle, signal.SIGKILL)
-    except ProcessLookupError:
+        signal.pidfd_send_signal(handle, number)
+    except (ProcessLookupError, PermissionError):
         return False
     finally:
         os.close(handle)
     return True
 
 
-def kill_descendants(pid: int) -> None:
-    """SIGKILL everything below a living process, also what left its session and group.
+def kill_below(pid: int) -> None:
+    """SIGKILL everything below a child of ours, also what left its session and group.
+
+    The child itself is stopped, and its descendants before they are killed. So nobody sees a
+    relative die: a script does not go on to its next line, a reader does not take the end of
+    its pipe for the end of the data. The caller kills the child afterwards.
 
     What escapes by being born meanwhile is found later: when its parents are dead it becomes
     a child of the subreaper.
     """
+    signal_child(pid, signal.SIGSTOP)
+    family = _stop_below(pid)
+    # The youngest first: a group that loses its last parent would be told to continue.
+    for child, parent in reversed(family):
+        _signal_offspring(child, parent, signal.SIGKILL)
+
+
+def signal_child(pid: int, number: int) -> bool:
+    """Signal a child of ours that was not waited for; return False if the kernel forbids it."""
+    try:
+        os.kill(pid, number)
+    except PermissionError:
+        return False
+    return True
+
+
+def _stop_below(pid: int) -> list[tuple[int, int]]:
+    """SIGSTOP everything below a stopped child; return (process, parent), parents first.
+
+    A process with a signal pending cannot fork, so the children listed after it was stopped
+    are all it has.
+    """
+    family: list[tuple[int, int]] = []
     parents = [pid]
     while parents:
         parent = parents.pop()
         for child in children_of(parent):
+            _signal_offspring(child, parent, signal.SIGSTOP)
+            family.append((child, parent))
             parents.append(child)
-            try:
-                kill_checked(child, lambda pid=child, of=parent: _is_child(pid, of))  # type: ignore[misc]
-            except PermissionError:
-                continue
+    return family
+
+
+def _signal_offspring(pid: int, parent: int, number: int) -> None:
+    signal_checked(pid, number, lambda: _is_child(pid, parent))
 
 
 def _is_child(pid: int, parent: int) -> bool:

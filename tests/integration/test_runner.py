@@ -217,7 +217,7 @@ async def test_output_can_be_followed(client: RunnerClient) -> None:
 async def test_a_timeout_terminates_the_whole_group(run: Run) -> None:
     """SIGTERM reaches children too, and what they still say is kept."""
     script = "trap 'echo bye; exit 7' TERM; sleep 1000 & wait"
-    end = await run("sh", "-c", script, timeout_ms=150)
+    end = await run("sh", "-c", script, timeout_ms=1000)
     assert (end.cause, end.exit_code, end.output) == ("timeout", 7, b"bye\n")
 
 
@@ -291,6 +291,17 @@ async def test_a_kill_reaches_who_left_the_group(client: RunnerClient, environme
     client.kill("live", "Enough.", grace_ms=0)
     await asyncio.wait_for(task, DEADLINE_S)
     assert not is_alive(int(pid[0]))
+
+
+async def test_what_is_killed_sees_nothing_of_it(client: RunnerClient) -> None:
+    """A script must not go on to its next line because its child was killed before it."""
+    script = "sh -c 'setsid sh -c \"echo ready; sleep 1000\"; echo child gone'; echo going on"
+    for _ in range(20):
+        task, line = await launch_and_read(client, script)
+        assert line == ["ready"]
+        client.kill("live", "Enough.", grace_ms=0)
+        end = await asyncio.wait_for(task, DEADLINE_S)
+        assert (end.signal, end.output) == (signal.SIGKILL, b"ready\n")
 
 
 async def test_the_end_of_one_attempt_spares_the_orphans_of_another(
