@@ -16,8 +16,8 @@ from api.idempotency import Repeatable
 from api.json_text import canonical, parse_json
 from api.parameters import format_cursor
 from api.problems import Problem, refused
-from consensus.commands import Command, Refused, RequestKey, Result
 from consensus.errors import NoQuorum
+from consensus.state.commands import Command, Refused, RequestKey, Result
 from storage.limits import BODY_BYTES_MAX, PROPOSAL_MS_MAX
 
 JSON = "application/json"

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import msgspec
 
 from api.faults import Fault
-from consensus.commands import Command, Result
+from consensus.state.commands import Command, Result
 from storage.clock import Environment
 from storage.store import View
 

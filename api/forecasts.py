@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from api import schedule
 from api.durations import HOUR_MS, TIME_MS_MAX, format_time
 from api.schedule import start_ms
-from api.zones import zone
+from api.schedule.zones import zone
 from storage.models import JobDefinition, JobState, ScheduleSpec
 
 SHOWN_NEXT = 5

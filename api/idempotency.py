@@ -11,7 +11,7 @@ from hashlib import blake2b
 from typing import NamedTuple
 
 from api.problems import Problem
-from consensus.commands import RequestKey
+from consensus.state.commands import RequestKey
 from storage.limits import IDEMPOTENCY_KEY_CHARS_MAX
 
 HEADER = "Idempotency-Key"

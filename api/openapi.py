@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from api.ids import JOB_ID_PATTERN, RUN_ID_PATTERN
-from api.job_fields import NAME_PATTERN
+from api.jobs.fields import NAME_PATTERN
 from api.parameters import Parameter
 from api.problems import CONTENT_TYPE, PROBLEMS, RETRIED_CODES
 from api.route import Route

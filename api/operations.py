@@ -9,7 +9,7 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
-from api import schedule, zones
+from api import schedule
 from api.calls import Call, answer, answer_page
 from api.durations import format_time
 from api.faults import FaultList
@@ -17,8 +17,9 @@ from api.forecasts import SHOWN_NEXT, explanation
 from api.object_reader import ObjectReader, whole_number
 from api.paging import read_page
 from api.problems import Problem, invalid_document
-from consensus.apply_seats import configuration_of
+from api.schedule import zones
 from consensus.configuration import Configuration
+from consensus.state.apply_seats import configuration_of
 from storage import keys, models
 from storage.limits import NAME_CHARS_MAX
 from storage.models import Member

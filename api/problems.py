@@ -13,7 +13,6 @@ from typing import Any
 import msgspec
 
 from api.faults import Fault
-from consensus.commands import Refused
 from consensus.errors import (
     CommandTooLarge,
     ConsensusError,
@@ -21,6 +20,7 @@ from consensus.errors import (
     OutcomeUnknown,
     Overloaded,
 )
+from consensus.state.commands import Refused
 
 CONTENT_TYPE = "application/problem+json"
 # An election takes less than two seconds and a full queue drains faster still, so a

@@ -8,19 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from api import (
-    backups,
-    job_actions,
-    job_batch,
-    job_reads,
-    job_writes,
-    operations,
-    parameters,
-    run_requests,
-    seats,
-)
+from api import backups, operations, parameters, run_requests, seats
 from api.backups import BACKUP_TYPE
 from api.calls import JSON, MERGE_PATCH, NDJSON
+from api.jobs import actions, batch, reads, writes
 from api.operations import EXPLAINED_MAX, METRICS_TYPE
 from api.outcomes import RUN_OUTCOMES, RUN_STATES, SKIP_REASONS
 from api.parameters import choice, plain, whole
@@ -47,22 +38,22 @@ ATTEMPT = whole("attempt", 1, 65_535, "Which attempt; by default the last with a
 
 _JOBS = (
     Route(
-        method="POST", path="/v1/jobs", handler=job_writes.create_job, role="write",
+        method="POST", path="/v1/jobs", handler=writes.create_job, role="write",
         summary="Create a job", request="Job", answers={201: "CreatedJob", 200: "Preview"},
         codes=("name_taken",), parameters=(parameters.DRY_RUN,),
     ),
     Route(
-        method="GET", path="/v1/jobs", handler=job_reads.list_jobs, role="read",
+        method="GET", path="/v1/jobs", handler=reads.list_jobs, role="read",
         summary="List jobs, in the order of namespaces and names", answers={200: "JobPage"},
         parameters=(parameters.NAMESPACE, JOB_STATUS, parameters.LABEL, TEXT, *PAGE),
     ),
     Route(
-        method="POST", path="/v1/jobs:batch", handler=job_batch.create_jobs, role="write",
+        method="POST", path="/v1/jobs:batch", handler=batch.create_jobs, role="write",
         summary="Create up to 10,000 jobs, with an answer for each", request="JobBatch",
         answers={200: "BatchResult"}, media_types=(JSON, NDJSON),
     ),
     Route(
-        method="POST", path="/v1/jobs:validate", handler=job_writes.validate_job, role="read",
+        method="POST", path="/v1/jobs:validate", handler=writes.validate_job, role="read",
         summary="Check a job and say what putting it would change", request="Job",
         answers={200: "Preview"},
     ),
@@ -70,50 +61,50 @@ _JOBS = (
 
 _JOB = (
     Route(
-        method="GET", path="/v1/jobs/{job}", handler=job_reads.get_job, role="read",
+        method="GET", path="/v1/jobs/{job}", handler=reads.get_job, role="read",
         summary="Read a job", answers={200: "ShownJob"}, codes=("not_found",),
     ),
     Route(
-        method="PUT", path="/v1/jobs/{job}", handler=job_writes.put_job, role="write",
+        method="PUT", path="/v1/jobs/{job}", handler=writes.put_job, role="write",
         summary="Replace a job", request="Job",
         answers={200: "ChangedJob"},
         codes=("not_found", "changed_meanwhile", "occurrence_decided"),
         parameters=(parameters.DRY_RUN,), conditional=True,
     ),
     Route(
-        method="PATCH", path="/v1/jobs/{job}", handler=job_writes.patch_job, role="write",
+        method="PATCH", path="/v1/jobs/{job}", handler=writes.patch_job, role="write",
         summary="Change a job by a merge patch (RFC 7396)", request="JobPatch",
         answers={200: "ChangedJob"},
         codes=("not_found", "changed_meanwhile", "occurrence_decided"),
         parameters=(parameters.DRY_RUN,), media_types=(MERGE_PATCH, JSON), conditional=True,
     ),
     Route(
-        method="DELETE", path="/v1/jobs/{job}", handler=job_writes.delete_job, role="write",
+        method="DELETE", path="/v1/jobs/{job}", handler=writes.delete_job, role="write",
         summary="Delete a job; its history stays", answers={204: None},
         codes=("not_found", "changed_meanwhile"), conditional=True,
     ),
     Route(
-        method="POST", path="/v1/jobs/{job}/pause", handler=job_actions.pause_job, role="operate",
+        method="POST", path="/v1/jobs/{job}/pause", handler=actions.pause_job, role="operate",
         summary="Pause a job", request="Nothing", request_optional=True,
         answers={200: "PausedJob"}, codes=("not_found",),
     ),
     Route(
-        method="POST", path="/v1/jobs/{job}/resume", handler=job_actions.resume_job,
+        method="POST", path="/v1/jobs/{job}/resume", handler=actions.resume_job,
         role="operate", summary="Resume a job", request="Nothing", request_optional=True,
         answers={200: "PausedJob"}, codes=("not_found",),
     ),
     Route(
-        method="POST", path="/v1/jobs/{job}/run", handler=job_actions.run_job, role="operate",
+        method="POST", path="/v1/jobs/{job}/run", handler=actions.run_job, role="operate",
         summary="Run a job now, beside its schedule", request="Nothing", request_optional=True,
         answers={201: "StartedRun"}, codes=("not_found", "already_running"),
     ),
     Route(
-        method="GET", path="/v1/jobs/{job}/next", handler=job_reads.next_occurrences,
+        method="GET", path="/v1/jobs/{job}/next", handler=reads.next_occurrences,
         role="read", summary="Show a job's next occurrences", answers={200: "NextOccurrences"},
         codes=("not_found",), parameters=(COUNT,),
     ),
     Route(
-        method="GET", path="/v1/jobs/{job}/runs", handler=job_reads.job_history, role="read",
+        method="GET", path="/v1/jobs/{job}/runs", handler=reads.job_history, role="read",
         summary="Show what became of a job's occurrences, the latest first",
         answers={200: "OutcomePage"}, codes=("not_found",), parameters=(OUTCOME, *SPAN, *PAGE),
     ),
@@ -226,7 +217,7 @@ _OPERATIONS = (
 
 def _by_name(route: Route) -> Route:
     path = route.path.replace("{job}", "{namespace}/{name}")
-    if route.handler is not job_writes.put_job:
+    if route.handler is not writes.put_job:
         return dataclasses.replace(route, path=path)
     summary = "Create or replace a job"
     answers = {**route.answers, 201: "CreatedJob"}

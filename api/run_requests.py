@@ -6,15 +6,15 @@ from typing import Any
 
 from aiohttp import web
 
-from api import job_changes
 from api.calls import Call, answer, answer_page
 from api.faults import FaultList
 from api.ids import format_run_id, parse_run_id
+from api.jobs import changes
 from api.object_reader import ObjectReader, text
 from api.outcomes import outcome_filter, render_run, render_run_in_full
 from api.paging import read_page
 from api.problems import Problem, invalid_document
-from consensus.commands import CancelRun, RunDone
+from consensus.state.commands import CancelRun, RunDone
 from storage import keys, models
 from storage.limits import DESCRIPTION_CHARS_MAX, OUTPUT_BYTES_MAX
 from storage.models import JobState, Run
@@ -64,7 +64,7 @@ class _RunFilter:
 
     def _job(self, job: bytes) -> JobState | None:
         if job not in self._jobs:
-            self._jobs[job] = job_changes.read_state(self._view, job)
+            self._jobs[job] = changes.read_state(self._view, job)
         return self._jobs[job]
 
 
@@ -97,7 +97,7 @@ def _key_of(call: Call) -> bytes:
 async def get_run(call: Call) -> web.Response:
     """GET /v1/runs/{run}."""
     run, record = _run_of(call)
-    state = job_changes.read_state(call.cluster.view, run[:16])
+    state = changes.read_state(call.cluster.view, run[:16])
     return answer(render_run_in_full(run, record, state))
 
 

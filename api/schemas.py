@@ -10,8 +10,8 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from api.ids import JOB_ID_PATTERN, RUN_ID_PATTERN
-from api.job_document import READ_ONLY
-from api.job_fields import CATCH_UPS, DELIVERIES, LABEL_PATTERN, NAME_PATTERN, OVERLAPS
+from api.jobs.document import READ_ONLY
+from api.jobs.fields import CATCH_UPS, DELIVERIES, LABEL_PATTERN, NAME_PATTERN, OVERLAPS
 from api.operations import EXPLAINED_MAX
 from api.outcomes import RUN_OUTCOMES, RUN_STATES, SKIP_REASONS
 from api.seats import HASH_PATTERN, MEMBER_PATTERN, ROLES

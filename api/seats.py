@@ -23,9 +23,9 @@ from api.durations import format_time, parse_duration
 from api.faults import FaultList, Rejected, shown
 from api.object_reader import ObjectReader, one_of, text
 from api.problems import Problem, invalid_document
-from consensus.apply_seats import join_tokens, wanted_seats
-from consensus.commands import ChangeMember, IssueToken, JoinMember, RemoveMember
 from consensus.configuration import ADDRESS_CHARS_MAX, decode_configuration, split_address
+from consensus.state.apply_seats import join_tokens, wanted_seats
+from consensus.state.commands import ChangeMember, IssueToken, JoinMember, RemoveMember
 from storage import keys, models
 from storage.limits import BUNDLE_BYTES_MAX, TOKEN_MS_MAX
 from storage.store import View

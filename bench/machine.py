@@ -16,7 +16,7 @@ import statistics
 import time
 from collections.abc import Callable
 
-from consensus.commands import (
+from consensus.state.commands import (
     Batch,
     Claim,
     ClaimOccurrence,
@@ -29,8 +29,8 @@ from consensus.commands import (
     encode_batch,
     pack_entry,
 )
-from consensus.context import Effects
-from consensus.machine import Machine
+from consensus.state.context import Effects
+from consensus.state.machine import Machine
 from storage import keys, models
 from storage.memory_store import MemoryStore
 from storage.models import JobPolicy

@@ -19,11 +19,11 @@ from tempfile import TemporaryDirectory
 
 import uvloop
 
-from consensus.certificates import contexts, create_authority, issue_member
 from consensus.configuration import first_configuration
 from consensus.driver import Raft
-from consensus.peers import PeerNetwork
-from consensus.raft_types import Entry, Journal, RaftSettings
+from consensus.network.certificates import contexts, create_authority, issue_member
+from consensus.network.peers import PeerNetwork
+from consensus.raft.types import Entry, Journal, RaftSettings
 from storage.clock import SystemEnvironment
 from storage.journal import LmdbJournal
 from storage.journal_format import Batch

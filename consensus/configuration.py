@@ -5,7 +5,7 @@ It is in force on a member from the moment the entry is in its log, committed or
 the one before is in force again when the entry is cut off (Ongaro's thesis, chapter 4).
 Changes come one at a time, and two that follow on each other differ by one voter at most,
 so any majority of the one has a member in common with any majority of the other; see
-`check_change` and `consensus.raft_members` for what the leader refuses.
+`check_change` and `consensus.raft.members` for what the leader refuses.
 
 A seat is one admission of a name. A name that was removed and is added again has another
 seat: its disk of before, and whoever still runs from it, are strangers.

@@ -19,14 +19,15 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 from consensus import frames
-from consensus.admission import check_seat, own_seat, promote
 from consensus.configuration import Configuration, Seat
-from consensus.raft import RaftCore
-from consensus.raft_listener import GuardedListener
-from consensus.raft_log import RaftLog
-from consensus.raft_progress import InFlight
-from consensus.raft_transfer import Transfer
-from consensus.raft_types import (
+from consensus.raft.admission import check_seat, own_seat, promote
+from consensus.raft.engine import RaftCore
+from consensus.raft.listener import GuardedListener
+from consensus.raft.log import RaftLog
+from consensus.raft.progress import InFlight
+from consensus.raft.transfer import Transfer
+from consensus.raft.transport import Events, Transport
+from consensus.raft.types import (
     Entry,
     EntryTooLarge,
     Journal,
@@ -34,12 +35,11 @@ from consensus.raft_types import (
     NotLeader,
     RaftSettings,
 )
-from consensus.raft_view import RaftView
-from consensus.raft_writer import JournalWriter
+from consensus.raft.view import RaftView
+from consensus.raft.writer import JournalWriter
 from consensus.read_rounds import Answer, ReadRounds
-from consensus.snapshot_types import SnapshotPorts, SnapshotReady
-from consensus.snapshots import Snapshots
-from consensus.transport import Events, Transport
+from consensus.snapshots.exchange import Snapshots
+from consensus.snapshots.types import SnapshotPorts, SnapshotReady
 from storage.clock import Environment
 
 logger = logging.getLogger(__name__)

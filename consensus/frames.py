@@ -246,7 +246,7 @@ def _check_records(term: int, message: Append) -> None:
 class Greeting(msgspec.Struct, frozen=True, array_like=True):
     """The first bytes of a connection: who dials, whom it means to reach, what it speaks.
 
-    For the last three fields see `consensus.raft_types.Introduction`. Both hands are read by
+    For the last three fields see `consensus.raft.types.Introduction`. Both hands are read by
     all releases: they may grow at their end, and what is surplus is ignored.
     """
 

@@ -22,10 +22,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from consensus import commands, features
-from consensus.commands import Batch, Command, Result
+from consensus import features
 from consensus.errors import CommandTooLarge, NoQuorum, OutcomeUnknown, Overloaded
-from consensus.raft_types import NotLeader
+from consensus.raft.types import NotLeader
+from consensus.state import commands
+from consensus.state.commands import Batch, Command, Result
 from storage.clock import Environment
 from storage.limits import (
     BATCH_BYTES_MAX,

@@ -12,7 +12,7 @@ import asyncio
 from concurrent.futures import Executor, ThreadPoolExecutor
 
 from consensus.errors import NoQuorum, Overloaded
-from consensus.snapshot_types import SnapshotSource, SnapshotStream
+from consensus.snapshots.types import SnapshotSource, SnapshotStream
 from node.replica import Replica
 
 BACKUPS_MAX = 1

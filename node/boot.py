@@ -26,9 +26,9 @@ from typing import Any, NoReturn
 
 from api.application import make_application
 from api.server import start_server
-from consensus.peers import PeerNetwork
-from consensus.raft_types import MemberRemoved, RaftSettings
-from consensus.snapshot_types import SnapshotPorts, SnapshotReady
+from consensus.network.peers import PeerNetwork
+from consensus.raft.types import MemberRemoved, RaftSettings
+from consensus.snapshots.types import SnapshotPorts, SnapshotReady
 from consensus.state_check import StateDiverged
 from node.disk import DataDisk
 from node.node import Node

@@ -16,9 +16,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
-from consensus.commands import Command
 from consensus.driver import Raft
 from consensus.errors import ConsensusError
+from consensus.state.commands import Command
 from node.services.due_loop import DueLoop
 from node.services.heartbeat import HeartbeatService
 from node.services.reporter import Reporter

@@ -7,11 +7,11 @@ from typing import Any
 
 from api.cluster import ClusterStatus
 from api.faults import Fault
-from consensus.commands import Command, Refused, Result
 from consensus.driver import Raft
 from consensus.errors import NoQuorum
 from consensus.proposer import Proposer
 from consensus.read_index import ReadIndex
+from consensus.state.commands import Command, Refused, Result
 from consensus.timekeeper import Timekeeper
 from node.backups import Backup, Backups
 from node.executors.registry import Registry

@@ -9,11 +9,11 @@ from importlib.metadata import version
 
 import uvloop
 
-from consensus.certificates import CertificateError, load_contexts
 from consensus.configuration import first_configuration, split_address
 from consensus.features import LevelUnsupported
-from consensus.peers import PeerNetwork
-from consensus.raft_types import MemberRemoved, RaftSettings
+from consensus.network.certificates import CertificateError, load_contexts
+from consensus.network.peers import PeerNetwork
+from consensus.raft.types import MemberRemoved, RaftSettings
 from node.boot import (
     EXIT_FATAL,
     EXIT_NO_ROOM,
@@ -25,7 +25,7 @@ from node.boot import (
     locked,
     run_member,
 )
-from node.config_settings import Config
+from node.config.settings import Config
 from node.disk import DiskAlmostFull, Marks, check_room
 from node.quarantine import Quarantined, Removed, check_directory, leave_directory
 from node.runner_client import RunnerError

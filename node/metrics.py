@@ -13,8 +13,8 @@ from importlib.metadata import version
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
 
 from api.cluster import ClusterStatus
-from api.zones import tzdata_version
-from consensus.context import Effects
+from api.schedule.zones import tzdata_version
+from consensus.state.context import Effects
 
 LAG_BUCKETS_S = (
     0.001,

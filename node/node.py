@@ -19,15 +19,15 @@ from typing import Protocol
 import msgspec
 
 from consensus import features
-from consensus.commands import Command, Expire, Heartbeat
-from consensus.context import Effects
 from consensus.driver import Raft
 from consensus.errors import NoQuorum
-from consensus.machine import BatchResults
 from consensus.proposer import Proposer
-from consensus.raft_types import Journal, Network, RaftSettings
+from consensus.raft.types import Journal, Network, RaftSettings
 from consensus.read_index import ReadIndex
-from consensus.snapshot_types import SnapshotPorts, SnapshotSource
+from consensus.snapshots.types import SnapshotPorts, SnapshotSource
+from consensus.state.commands import Command, Expire, Heartbeat
+from consensus.state.context import Effects
+from consensus.state.machine import BatchResults
 from consensus.state_check import StateCheck
 from consensus.timekeeper import Timekeeper
 from node.backups import Backups

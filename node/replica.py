@@ -14,9 +14,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from consensus.context import Effects
-from consensus.machine import BatchResults, Machine
-from consensus.raft_types import Entry
+from consensus.raft.types import Entry
+from consensus.state.context import Effects
+from consensus.state.machine import BatchResults, Machine
 from storage.clock import Environment
 from storage.store import FlushedStore
 

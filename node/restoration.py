@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from consensus.restoration import Closed, begin_anew
+from consensus.state.restoration import Closed, begin_anew
 from storage.backup_file import Backup, check_backup, rows_of_backup
 from storage.clock import Environment
 from storage.files import sync_directory

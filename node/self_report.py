@@ -7,11 +7,11 @@ from typing import Any
 import msgspec
 
 from api.cluster import ClusterStatus
-from api.zones import tzdata_version
+from api.schedule.zones import tzdata_version
 from consensus import features
-from consensus.commands import Heartbeat
 from consensus.driver import Raft
-from consensus.raft_types import Journal
+from consensus.raft.types import Journal
+from consensus.state.commands import Heartbeat
 from consensus.timekeeper import Timekeeper
 from node.lease import Lease
 from node.replica import Replica

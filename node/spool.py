@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from consensus.commands import Ended
+from consensus.state.commands import Ended
 from storage.journal_format import DiskFailed
 from storage.models import NOT_DECODED
 

@@ -18,10 +18,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from consensus import commands, features
-from consensus.context import Effects
-from consensus.machine import Machine
-from consensus.raft_seams import entry_of
+from consensus import features
+from consensus.raft.seams import entry_of
+from consensus.state import commands
+from consensus.state.context import Effects
+from consensus.state.machine import Machine
 from node.boot import locked
 from node.quarantine import check_directory
 from storage import keys, models

@@ -82,7 +82,7 @@ class MemoryDisk:
 
 
 class MemoryJournal:
-    """The journal of one process over a `MemoryDisk`; see `consensus.raft_types.Journal`."""
+    """The journal of one process over a `MemoryDisk`; see `consensus.raft.types.Journal`."""
 
     def __init__(self, disk: MemoryDisk) -> None:
         self._disk = disk

@@ -64,7 +64,7 @@ def applied_index_of(path: Path) -> int:
 
 
 class LmdbStream:
-    """One snapshot on its way out of a state; see `consensus.snapshot_types`."""
+    """One snapshot on its way out of a state; see `consensus.snapshots.types`."""
 
     def __init__(
         self, transaction: lmdb.Transaction, header: SnapshotHeader, chunk_bytes: int

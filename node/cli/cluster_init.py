@@ -16,7 +16,7 @@ from node.cli.output import say
 from storage.clock import Environment, SystemEnvironment
 
 if TYPE_CHECKING:
-    from node.config_settings import MemberConfig
+    from node.config.settings import MemberConfig
 
 FILE = "cluster.toml"
 AUTHORITY = "authority"
@@ -54,7 +54,7 @@ def init(directory: str, name: str, texts: tuple[str, ...]) -> None:
 def members_of(texts: Sequence[str]) -> list[MemberConfig]:
     """Return the members that options of the form NAME=HOST:PORT describe."""
     from consensus.configuration import split_address  # noqa: PLC0415
-    from node.config_settings import MemberConfig  # noqa: PLC0415
+    from node.config.settings import MemberConfig  # noqa: PLC0415
 
     hosts = Counter[str]()
     parsed = []
@@ -86,13 +86,13 @@ def make_cluster(
     Raises:
         CommandFailed: the members make no cluster, or a file cannot be written.
     """
-    from consensus.certificates import (  # noqa: PLC0415
+    from consensus.configuration import split_address  # noqa: PLC0415
+    from consensus.network.certificates import (  # noqa: PLC0415
         CertificateError,
         create_authority,
         issue_member,
     )
-    from consensus.configuration import split_address  # noqa: PLC0415
-    from node.config_text import render_new  # noqa: PLC0415
+    from node.config.text import render_new  # noqa: PLC0415
 
     text = render_new(name, members, data_dir=data_dir, certificates=CERTIFICATES)
     check_members(name, members, data_dir)
@@ -125,8 +125,8 @@ def check_members(name: str, members: Sequence[MemberConfig], data_dir: str) -> 
     """Refuse what a node would refuse, before anything is written."""
     import tomllib  # noqa: PLC0415
 
-    from node.config_reader import Reader  # noqa: PLC0415
-    from node.config_text import render_new  # noqa: PLC0415
+    from node.config.reader import Reader  # noqa: PLC0415
+    from node.config.text import render_new  # noqa: PLC0415
 
     text = render_new(name, members, data_dir=data_dir, certificates=CERTIFICATES)
     reader = Reader(Path.cwd())

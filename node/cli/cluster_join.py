@@ -87,8 +87,8 @@ def _take_in(
     http_port: int,
     environment: Environment,
 ) -> None:
-    from node.config_settings import MemberConfig  # noqa: PLC0415
-    from node.config_text import render_new  # noqa: PLC0415
+    from node.config.settings import MemberConfig  # noqa: PLC0415
+    from node.config.text import render_new  # noqa: PLC0415
 
     _check_release(client)
     wish = {"proof": token.proof.hex(), "name": token.member, "address": address}
@@ -119,7 +119,7 @@ def _check_release(client: Client) -> None:
 
 
 def _write_certificates(folder: Path, token: JoinToken, bundle: bytes) -> None:
-    from consensus.certificates import (  # noqa: PLC0415
+    from consensus.network.certificates import (  # noqa: PLC0415
         CA_CERTIFICATE,
         MEMBER_CERTIFICATE,
         MEMBER_KEY,

@@ -69,7 +69,7 @@ def replace(
 def _issue(session: Session, name: str, authority: str, wish: dict[str, Any]) -> None:
     from base64 import b64encode  # noqa: PLC0415
 
-    from consensus.certificates import CA_CERTIFICATE, authority_sha256  # noqa: PLC0415
+    from consensus.network.certificates import CA_CERTIFICATE, authority_sha256  # noqa: PLC0415
     from node.join_token import new_token  # noqa: PLC0415
 
     cluster = str(session.client.get("/v1/cluster").json()["cluster"])
@@ -94,7 +94,7 @@ def _issue(session: Session, name: str, authority: str, wish: dict[str, Any]) ->
 
 
 def _certificate(authority: Path, cluster: str, name: str, session: Session) -> dict[str, bytes]:
-    from consensus.certificates import CertificateError, issue_member  # noqa: PLC0415
+    from consensus.network.certificates import CertificateError, issue_member  # noqa: PLC0415
 
     with tempfile.TemporaryDirectory(prefix="cronclave-token-") as folder:
         place = Path(folder)

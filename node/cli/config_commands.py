@@ -74,7 +74,7 @@ def _load(file: str | None, overrides: dict[str, str]) -> Config:
 @configured
 def show(config: Config, /, origin: bool) -> None:
     """Print the configuration that a node with these options would have."""
-    from node.config_text import render_config  # noqa: PLC0415
+    from node.config.text import render_config  # noqa: PLC0415
 
     click.echo(render_config(config, origins=origin), nl=False)
 
@@ -82,6 +82,6 @@ def show(config: Config, /, origin: bool) -> None:
 @click.command(cls=Command, examples="cronclave config example > cluster.toml")
 def example() -> None:
     """Print a configuration file with every setting, its default, its bounds and its use."""
-    from node.config_text import render_example  # noqa: PLC0415
+    from node.config.text import render_example  # noqa: PLC0415
 
     click.echo(render_example(), nl=False)

@@ -20,7 +20,7 @@ from typing import Any
 from node.cli.cluster_init import FILE, make_cluster
 from node.cli.exits import CONFLICT, USAGE, CommandFailed
 from node.config import Config, ConfigRefused, load_config
-from node.config_settings import PORT_MAX, MemberConfig
+from node.config.settings import PORT_MAX, MemberConfig
 from storage.clock import Environment
 
 HOST = "127.0.0.1"

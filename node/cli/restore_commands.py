@@ -23,7 +23,7 @@ from node.cli.output import say
 from storage.clock import SystemEnvironment
 
 if TYPE_CHECKING:
-    from node.config_settings import MemberConfig
+    from node.config.settings import MemberConfig
     from node.restoration import Restored
 
 _NUMBERED = re.compile(r"(.+)-r([0-9]{1,6})")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from consensus.commands import Clean, Remaining
 from consensus.errors import ConsensusError
+from consensus.state.commands import Clean, Remaining
 from node.services.service import Door
 
 PERIOD_S = 60.0

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping
 from typing import Protocol
 
-from consensus.raft_types import PeerProgress
+from consensus.raft.types import PeerProgress
 from node.disk import MIB, Disk, DiskAlmostFull, Marks, Room
 from storage.clock import Environment
 

@@ -14,9 +14,9 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from api import planning
-from consensus.commands import Claim, Claimed, ClaimOccurrence, ClaimRun
+from api.jobs import planning
 from consensus.errors import ConsensusError
+from consensus.state.commands import Claim, Claimed, ClaimOccurrence, ClaimRun
 from consensus.timekeeper import Timekeeper
 from node.definitions import Definitions
 from node.due_index import DueIndex, Place

@@ -12,8 +12,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from consensus.commands import Heartbeat, Refused, Renewed
 from consensus.errors import ConsensusError
+from consensus.state.commands import Heartbeat, Refused, Renewed
 from consensus.timekeeper import Timekeeper
 from node.lease import Lease
 from node.services.service import Door

@@ -7,8 +7,8 @@ import logging
 from collections.abc import Callable
 
 from consensus import features
-from consensus.commands import Raised, RaiseLevel
 from consensus.errors import ConsensusError
+from consensus.state.commands import Raised, RaiseLevel
 from node.services.service import Door
 from storage.store import View
 

@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from consensus.commands import Expire, Remaining
 from consensus.errors import ConsensusError
+from consensus.state.commands import Expire, Remaining
 from node.services.service import Door
 from storage import keys, models
 from storage.clock import Environment

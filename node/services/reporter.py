@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import OrderedDict
 
-from consensus.commands import Ended, Report, Started
+from consensus.state.commands import Ended, Report, Started
 from node.services.service import Door, insist
 from node.spool import Spool
 from storage.limits import BATCH_BYTES_MAX, PROPOSAL_MS_MAX, REPORT_ITEMS_MAX

@@ -7,8 +7,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from consensus.commands import Command, Result
 from consensus.errors import ConsensusError
+from consensus.state.commands import Command, Result
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """Making the cluster's configuration follow what is wanted of it, one change at a time.
 
-What operators ask for is in the state, see `consensus.apply_seats`; who belongs to the
+What operators ask for is in the state, see `consensus.state.apply_seats`; who belongs to the
 cluster is in the log. The leader compares the two and proposes the one next change, again
 and again, until there is no difference. Nothing is kept here, so it does not matter which
 member leads, or how often that changes: whoever leads finds what is left to do.
@@ -14,11 +14,11 @@ import asyncio
 import logging
 from collections.abc import Iterator, Mapping
 
-from consensus.apply_seats import configuration_of, wanted_seats
 from consensus.configuration import Configuration, Role, Seat
 from consensus.driver import Raft
 from consensus.errors import ChangeRefused
-from consensus.raft_types import NotLeader
+from consensus.raft.types import NotLeader
+from consensus.state.apply_seats import configuration_of, wanted_seats
 from storage.models import WantedSeat
 from storage.store import View
 

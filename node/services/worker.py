@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from api.durations import format_time
 from api.ids import format_run_id
-from consensus.commands import Ended, Started
+from consensus.state.commands import Ended, Started
 from consensus.timekeeper import Timekeeper
 from node.backoff import retry_delay_ms
 from node.definitions import Definitions

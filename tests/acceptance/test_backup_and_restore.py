@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from consensus.restoration import INDEX_GAP
+from consensus.state.restoration import INDEX_GAP
 from tests.support.cluster import Cluster, Node, scheduled_seconds, three_nodes, until
 from tests.support.restored_cluster import Said, cluster_in, command, member_options
 

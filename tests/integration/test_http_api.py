@@ -10,9 +10,9 @@ import pytest
 import pytest_asyncio
 
 from api.calls import MERGE_PATCH, NDJSON
-from api.job_batch import GROUP_ITEMS_MAX
-from consensus.commands import Cursor, PauseJob
+from api.jobs.batch import GROUP_ITEMS_MAX
 from consensus.errors import NoQuorum, OutcomeUnknown
+from consensus.state.commands import Cursor, PauseJob
 from storage.limits import BATCH_BODY_BYTES_MAX, BATCH_ITEMS_MAX
 from tests.support.api_client import JOB, ApiClient, api_client
 from tests.support.single import START_MS, SingleCluster

@@ -13,7 +13,6 @@ import pytest
 import pytest_asyncio
 
 from api.faults import Fault, Rejected
-from consensus.commands import Expire, Heartbeat
 from consensus.errors import (
     CommandTooLarge,
     ConsensusError,
@@ -21,6 +20,7 @@ from consensus.errors import (
     OutcomeUnknown,
     Overloaded,
 )
+from consensus.state.commands import Expire, Heartbeat
 from storage.limits import BODY_BYTES_MAX
 from tests.support.api_client import JOB, VERSION, ApiClient, api_client
 from tests.support.single import LEASE_MS, SingleCluster
@@ -338,7 +338,7 @@ async def test_a_zone_that_only_other_members_know(
     def unknown(*_: object) -> None:
         raise Rejected("unknown_timezone", '"Europe/Berlin" is not a time zone.')
 
-    monkeypatch.setattr("api.schedule_occurrences.zone", unknown)
+    monkeypatch.setattr("api.schedule.occurrences.zone", unknown)
     path = f"/v1/jobs/{created['id']}"
     (await client.get(f"{path}/next")).problem(503, "not_ready")
     assert (await client.get(path)).json["schedule"] == schedule

@@ -10,7 +10,7 @@ import pytest
 import pytest_asyncio
 
 from api.ids import format_run_id
-from consensus.commands import Claim, ClaimOccurrence, Clean, Cursor, SkippedRange
+from consensus.state.commands import Claim, ClaimOccurrence, Clean, Cursor, SkippedRange
 from storage.keys import TRIGGER_MANUAL, run_key
 from storage.limits import OUTPUT_CHUNK_BYTES
 from tests.support.api_client import ApiClient, api_client

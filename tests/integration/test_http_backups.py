@@ -14,7 +14,7 @@ import pytest
 import pytest_asyncio
 
 from consensus.errors import NoQuorum, OutcomeUnknown, Overloaded
-from consensus.snapshot_types import SnapshotSource, SnapshotStream
+from consensus.snapshots.types import SnapshotSource, SnapshotStream
 from node.backups import Backups
 from storage.backup_file import Backup, BackupCheck
 from storage.lmdb_store import LmdbStore

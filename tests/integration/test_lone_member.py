@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from consensus.commands import CancelRun, PauseJob, RunDone, TriggerJob
+from consensus.state.commands import CancelRun, PauseJob, RunDone, TriggerJob
 from storage import keys
 from storage.models import JobDefinition, Retry, ScheduleSpec, Skip
 from tests.support.lone_member import LoneMember, lone_member

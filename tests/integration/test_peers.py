@@ -10,13 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from consensus import certificates, frames
-from consensus.certificates import CertificateError, contexts, create_authority, issue_member
+from consensus import frames
 from consensus.configuration import first_configuration
 from consensus.driver import Raft
-from consensus.peer_links import HEADER
-from consensus.peers import STRANGERS_MAX, PeerNetwork
-from consensus.raft_types import Introduction, RaftSettings, Rejection
+from consensus.network import certificates
+from consensus.network.certificates import (
+    CertificateError,
+    contexts,
+    create_authority,
+    issue_member,
+)
+from consensus.network.links import HEADER
+from consensus.network.peers import STRANGERS_MAX, PeerNetwork
+from consensus.raft.types import Introduction, RaftSettings, Rejection
 from storage.clock import SystemEnvironment
 from storage.journal import LmdbJournal
 

@@ -9,12 +9,12 @@ import pytest
 
 from consensus import features
 from consensus.configuration import first_configuration
-from consensus.context import Effects
 from consensus.features import LevelUnsupported
-from consensus.machine import Machine
-from consensus.raft_log import RaftLog
-from consensus.raft_types import RaftSettings
-from consensus.restoration import INDEX_GAP
+from consensus.raft.log import RaftLog
+from consensus.raft.types import RaftSettings
+from consensus.state.context import Effects
+from consensus.state.machine import Machine
+from consensus.state.restoration import INDEX_GAP
 from node.boot import DirectoryInUse, locked
 from node.quarantine import Quarantined, close_directory
 from node.restoration import DATA, restore_data

@@ -8,8 +8,8 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from api.planning import decide
-from consensus.commands import Claim
+from api.jobs.planning import decide
+from consensus.state.commands import Claim
 from storage import keys, models
 from storage.models import Skip
 from tests.support.api_client import Answer, ApiClient, api_client

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from consensus.commands import Batch as CommandBatch
-from consensus.commands import PutJob, Refused, Result, encode_batch, pack_entry
-from consensus.context import Effects
-from consensus.machine import BatchResults, Machine
+from consensus.state.commands import Batch as CommandBatch
+from consensus.state.commands import PutJob, Refused, Result, encode_batch, pack_entry
+from consensus.state.context import Effects
+from consensus.state.machine import BatchResults, Machine
 from storage import keys
 from storage.lmdb_store import LmdbStore
 from storage.memory_store import MemoryStore

@@ -6,7 +6,9 @@ import random
 
 import pytest
 
-from api import planning, schedule, schedule_wall
+from api import schedule
+from api.jobs import planning
+from api.schedule import wall as schedule_wall
 from storage import keys
 from storage.models import CatchUp, Run, ScheduleSpec
 from tests.support.builders import definition

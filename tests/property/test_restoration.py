@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from consensus.context import Effects
-from consensus.machine import Machine
-from consensus.restoration import CLOSED, INDEX_GAP, KEPT, WRITTEN_ANEW, begin_anew
+from consensus.state.context import Effects
+from consensus.state.machine import Machine
+from consensus.state.restoration import CLOSED, INDEX_GAP, KEPT, WRITTEN_ANEW, begin_anew
 from storage import keys, models
 from storage.memory_store import MemoryStore
 from storage.models import Run, Skip

@@ -9,7 +9,6 @@ import msgspec
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from api.cron import ticks
 from api.durations import (
     DURATION_MS_MAX,
     TIME_MS_MAX,
@@ -29,7 +28,8 @@ from api.schedule import (
     render_schedule,
     start_ms,
 )
-from api.schedule_syntax import parse_expression
+from api.schedule.cron import ticks
+from api.schedule.syntax import parse_expression
 
 SCALE = int(os.environ.get("CRONCLAVE_SCHEDULE_CASES", "1"))
 NOW_MS = parse_time("2026-11-23T10:00:00Z")

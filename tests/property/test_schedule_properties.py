@@ -18,7 +18,6 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from api import schedule_wall
 from api.durations import (
     DAY_MS,
     HOUR_MS,
@@ -32,8 +31,9 @@ from api.schedule import (
     occurrences,
     parse_schedule,
 )
-from api.schedule_spec import FoldRule, GapRule
-from api.zones import zone
+from api.schedule import wall as schedule_wall
+from api.schedule.spec import FoldRule, GapRule
+from api.schedule.zones import zone
 
 SCALE = int(os.environ.get("CRONCLAVE_SCHEDULE_CASES", "1"))
 CASES_PER_ZONE = 110 * SCALE

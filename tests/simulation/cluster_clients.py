@@ -17,11 +17,12 @@ from typing import Any, Literal, Protocol
 
 import msgspec
 
-from api import job_changes
-from api.job_changes import Current, Target
-from api.job_document import JobRequest
+from api.jobs import changes as job_changes
+from api.jobs.changes import Current, Target
+from api.jobs.document import JobRequest
 from api.problems import Problem
-from consensus.commands import (
+from consensus.errors import ConsensusError, NoQuorum, OutcomeUnknown
+from consensus.state.commands import (
     CancelRun,
     Command,
     PauseJob,
@@ -30,7 +31,6 @@ from consensus.commands import (
     Result,
     TriggerJob,
 )
-from consensus.errors import ConsensusError, NoQuorum, OutcomeUnknown
 from node.node import Node
 from storage import keys, models
 from storage.clock import new_id

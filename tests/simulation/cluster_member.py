@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any, cast
 
 from consensus.configuration import Configuration, first_configuration
-from consensus.context import Effects
 from consensus.driver import Raft
 from consensus.errors import ConsensusError, NoQuorum, OutcomeUnknown
-from consensus.machine import BatchResults
-from consensus.raft_types import Introduction, RaftSettings, Rejection
-from consensus.raft_types import Listener as RaftListener
-from consensus.snapshot_types import SnapshotPorts, SnapshotReady
+from consensus.raft.types import Introduction, RaftSettings, Rejection
+from consensus.raft.types import Listener as RaftListener
+from consensus.snapshots.types import SnapshotPorts, SnapshotReady
+from consensus.state.context import Effects
+from consensus.state.machine import BatchResults
 from node.disk import MIB, Room
 from node.executors.command import CommandExecutor
 from node.executors.protocol import Services

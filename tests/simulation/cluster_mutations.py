@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from api import job_changes
-from consensus import apply_claims, apply_members, apply_runs, cursor, machine
-from consensus.commands import Ended, Expire, Remaining, Report
-from consensus.context import replace
+from api.jobs import changes as job_changes
 from consensus.errors import ConsensusError, NoQuorum
-from consensus.machine import Machine
 from consensus.proposer import Proposer
+from consensus.state import apply_claims, apply_members, apply_runs, cursor, machine
+from consensus.state.commands import Ended, Expire, Remaining, Report
+from consensus.state.context import replace
+from consensus.state.machine import Machine
 from consensus.timekeeper import Timekeeper
 from node.lease import Lease
 from node.runner.stopping import StopPlan

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from api import schedule
-from consensus import cursor
-from consensus.commands import (
+from consensus.state import cursor
+from consensus.state.commands import (
     Claim,
     Claimed,
     ClaimOccurrence,
@@ -33,8 +33,8 @@ from consensus.commands import (
     Result,
     RunDone,
 )
-from consensus.context import Context, Effects
-from consensus.machine import Machine
+from consensus.state.context import Context, Effects
+from consensus.state.machine import Machine
 from node.ownership import Ownership
 from storage import keys, models
 from storage.memory_store import MemoryStore

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from consensus.raft_types import RaftSettings
+from consensus.raft.types import RaftSettings
 from storage import keys, models
 from storage.memory_journal import MemoryDisk
 from storage.memory_store import MemoryStateDisk

@@ -14,8 +14,8 @@ import random
 from consensus.configuration import Configuration, Role, Seat, first_configuration
 from consensus.driver import Raft
 from consensus.errors import ChangeRefused
-from consensus.raft_configurations import Placed, packed
-from consensus.raft_types import MemberRefused, MemberRemoved, NotLeader, RaftSettings
+from consensus.raft.configurations import Placed, packed
+from consensus.raft.types import MemberRefused, MemberRemoved, NotLeader, RaftSettings
 from storage.journal_format import Batch
 from storage.memory_journal import MemoryDisk
 from tests.simulation.raft_life import SHORT_LOG, Life, RaftLife, Remains

@@ -6,11 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from consensus import configuration, raft_members
-from consensus.raft import RaftCore
-from consensus.raft_configurations import Configurations
-from consensus.raft_log import RaftLog
-from consensus.raft_members import Membership
+from consensus import configuration
+from consensus.raft import members as raft_members
+from consensus.raft.configurations import Configurations
+from consensus.raft.engine import RaftCore
+from consensus.raft.log import RaftLog
+from consensus.raft.members import Membership
 from storage.invariant import invariant
 from storage.journal_format import Batch
 from storage.memory_journal import MemoryDisk

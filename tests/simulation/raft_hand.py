@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 
 from consensus import frames
 from consensus.configuration import Configuration, first_configuration
-from consensus.raft import RaftCore
-from consensus.raft_log import RaftLog
-from consensus.raft_types import RaftSettings
+from consensus.raft.engine import RaftCore
+from consensus.raft.log import RaftLog
+from consensus.raft.types import RaftSettings
 from storage.journal_format import Batch, HardState, LogRecord
 from storage.memory_journal import MemoryDisk, MemoryJournal
 from tests.simulation.raft_life import SETTINGS

@@ -9,9 +9,9 @@ from typing import Any, Protocol
 from consensus.configuration import encode_configuration, first_configuration
 from consensus.driver import Raft
 from consensus.errors import Overloaded
-from consensus.raft_types import Entry, NotLeader, RaftSettings
+from consensus.raft.types import Entry, NotLeader, RaftSettings
 from consensus.read_index import ReadIndex
-from consensus.snapshot_types import SnapshotPorts
+from consensus.snapshots.types import SnapshotPorts
 from storage.memory_journal import MemoryDisk, MemoryJournal
 from storage.snapshot_memory import MemorySink, MemorySource
 from tests.simulation.raft_oracle import Oracle, SafetyViolated

@@ -11,18 +11,20 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from consensus import frames, raft, raft_rules
+from consensus import frames
 from consensus.driver import Raft
-from consensus.raft import RaftCore
-from consensus.raft_behind import LEADER
-from consensus.raft_election import Election
-from consensus.raft_log import RaftLog
-from consensus.raft_progress import Progress
-from consensus.raft_rules import Rules
-from consensus.raft_transfer import Transfer
-from consensus.raft_types import RaftSettings
-from consensus.raft_writer import JournalWriter
-from consensus.transport import Transport
+from consensus.raft import engine as raft
+from consensus.raft import rules as raft_rules
+from consensus.raft.behind import LEADER
+from consensus.raft.election import Election
+from consensus.raft.engine import RaftCore
+from consensus.raft.log import RaftLog
+from consensus.raft.progress import Progress
+from consensus.raft.rules import Rules
+from consensus.raft.transfer import Transfer
+from consensus.raft.transport import Transport
+from consensus.raft.types import RaftSettings
+from consensus.raft.writer import JournalWriter
 from storage.journal_format import Batch
 from storage.memory_journal import MemoryDisk
 from tests.simulation.raft_life import ReadLife

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from consensus import frames
-from consensus.raft_behind import Behind
-from consensus.snapshot_receiver import SnapshotReceiver
-from consensus.snapshots import Snapshots
+from consensus.raft.behind import Behind
+from consensus.snapshots.exchange import Snapshots
+from consensus.snapshots.receiver import SnapshotReceiver
 from storage import snapshot_format
 from storage.snapshot_format import SnapshotReader
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from consensus.errors import NoQuorum, Overloaded
-from consensus.raft_types import NotLeader
+from consensus.raft.types import NotLeader
 from tests.simulation.raft_life import Life, ReadLife
 from tests.simulation.raft_oracle import Oracle, SafetyViolated
 from tests.support.histories import History, Kind, Operation, Outcome

@@ -6,8 +6,8 @@ import asyncio
 from collections.abc import Callable
 
 from consensus.driver import Raft
-from consensus.raft_types import RaftSettings
-from consensus.snapshot_types import SnapshotReady
+from consensus.raft.types import RaftSettings
+from consensus.snapshots.types import SnapshotReady
 from tests.simulation.raft_life import SETTINGS, Life, RaftLife, Remains
 from tests.simulation.raft_options import Options
 from tests.simulation.raft_world import World

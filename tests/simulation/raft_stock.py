@@ -18,7 +18,7 @@ from pysyncobj import syncobj as library
 from pysyncobj.journal import MemoryJournal
 from pysyncobj.transport import Transport
 
-from consensus.raft import Member, use_clock
+from consensus.raft.engine import Member, use_clock
 from tests.simulation.raft_life import Life, Remains
 from tests.simulation.raft_oracle import Oracle, SafetyViolated
 from tests.simulation.raft_world import World

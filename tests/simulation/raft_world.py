@@ -11,7 +11,7 @@ import asyncio
 import random
 from collections.abc import Callable
 
-from consensus.snapshot_types import SnapshotReady
+from consensus.snapshots.types import SnapshotReady
 from storage.memory_journal import MemoryDisk
 from tests.simulation.raft_faults import GOOD_SYNC_S, Faults
 from tests.simulation.raft_life import SETTINGS, SHORT_LOG, Life, ReadLife, Remains

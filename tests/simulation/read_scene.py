@@ -7,7 +7,7 @@ from collections.abc import Coroutine
 from typing import Any
 
 from consensus.errors import NoQuorum
-from consensus.raft_types import RaftSettings
+from consensus.raft.types import RaftSettings
 from tests.simulation.raft_life import SETTINGS, Life, ReadLife, Remains
 from tests.simulation.raft_scene import Scene
 from tests.simulation.raft_world import World

@@ -8,7 +8,7 @@ import pytest
 
 from consensus.configuration import Configuration, Role, Seat
 from consensus.errors import ChangeRefused
-from consensus.raft_types import MemberRefused, MemberRemoved
+from consensus.raft.types import MemberRefused, MemberRemoved
 from storage.memory_journal import MemoryDisk
 from tests.simulation.growing_world import newcomer
 from tests.simulation.membership_mutations import without

@@ -14,9 +14,9 @@ from consensus.configuration import (
     encode_configuration,
 )
 from consensus.errors import ChangeRefused
-from consensus.raft_configurations import packed
-from consensus.raft_log import RaftLog
-from consensus.raft_types import Introduction
+from consensus.raft.configurations import packed
+from consensus.raft.log import RaftLog
+from consensus.raft.types import Introduction
 from storage.invariant import InvariantViolated
 from storage.journal_format import LogRecord
 from tests.simulation.membership_mutations import MUTATIONS, without

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
-from consensus.raft_types import Entry
+from consensus.raft.types import Entry
 from tests.simulation.raft_life import RaftLife
 from tests.simulation.raft_options import Options
 from tests.simulation.raft_oracle import Oracle, SafetyViolated

@@ -9,8 +9,8 @@ from typing import Protocol
 import pytest
 
 from consensus import frames
-from consensus.raft_log import MARK_EVERY
-from consensus.raft_types import RaftSettings, SnapshotNeeded
+from consensus.raft.log import MARK_EVERY
+from consensus.raft.types import RaftSettings, SnapshotNeeded
 from storage.invariant import InvariantViolated
 from tests.simulation.raft_hand import Hand, Said, command
 from tests.simulation.virtual_loop import READ_COST_S

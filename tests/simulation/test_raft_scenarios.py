@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from consensus.raft_types import EntryTooLarge, NotLeader
+from consensus.raft.types import EntryTooLarge, NotLeader
 from storage.journal_format import Batch, DiskFailed
 from storage.memory_journal import MemoryDisk
 from tests.simulation.raft_life import SETTINGS

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from consensus import frames
-from consensus.raft_types import RaftSettings
+from consensus.raft.types import RaftSettings
 from storage.invariant import InvariantViolated
 from storage.snapshot_memory import MemoryStream
 from tests.simulation.raft_hand import Hand, command

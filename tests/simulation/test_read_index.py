@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from consensus.errors import Overloaded
-from consensus.raft_rules import Rules
+from consensus.raft.rules import Rules
 from consensus.read_index import LEADERLESS_S_MAX
 from consensus.read_rounds import WAITING_MAX, ReadRounds
 from tests.simulation.raft_hand import Hand

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, Protocol, cast
 
-from consensus.raft_types import Listener as Member
+from consensus.raft.types import Listener as Member
 from tests.simulation.virtual_loop import VirtualLoop
 
 QUEUE_BYTES_MAX = 8 * 1024 * 1024
@@ -246,7 +246,7 @@ class VirtualNetwork:
 
 
 class VirtualEnd:
-    """One member's `consensus.raft_types.Network`."""
+    """One member's `consensus.raft.types.Network`."""
 
     def __init__(self, network: VirtualNetwork, member: str) -> None:
         self._network = network

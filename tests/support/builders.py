@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from consensus.commands import (
+from consensus.state.commands import (
     Batch,
     Claim,
     Claimed,
@@ -32,8 +32,8 @@ from consensus.commands import (
     encode_batch,
     pack_entry,
 )
-from consensus.context import Effects
-from consensus.machine import Machine
+from consensus.state.context import Effects
+from consensus.state.machine import Machine
 from storage import keys, models
 from storage.memory_store import MemoryStore
 from storage.models import (

@@ -21,7 +21,7 @@ NEXT_RELEASE: Mapping[str, Sequence[Change]] = {
             '(Level(1, "everything of the first release"), Level(2, "remarks"))',
         ),
     ],
-    "consensus/commands.py": [
+    "consensus/state/commands.py": [
         (
             "Command = (\n",
             'class Remark(msgspec.Struct, frozen=True, array_like=True, tag="remark"):\n'
@@ -29,7 +29,7 @@ NEXT_RELEASE: Mapping[str, Sequence[Change]] = {
             "Command = (\n    Remark\n    | ",
         ),
     ],
-    "consensus/machine.py": [
+    "consensus/state/machine.py": [
         (
             "_APPLIERS: dict[type[Any], Callable[[Context, Any], Result]] = {\n",
             "def _remark(context: Context, command: Any) -> Result:\n"
@@ -39,7 +39,7 @@ NEXT_RELEASE: Mapping[str, Sequence[Change]] = {
             "    commands.Remark: _remark,\n",
         ),
     ],
-    "consensus/apply_jobs.py": [
+    "consensus/state/apply_jobs.py": [
         (
             "    admitted = admit(context, key, run, before)\n",
             "    if context.level >= 2:\n"
@@ -51,7 +51,7 @@ NEXT_RELEASE: Mapping[str, Sequence[Change]] = {
         (
             "            if self._leads():\n",
             "            if features.in_force(self._view) >= 2:\n"
-            "                from consensus.commands import Remark\n"
+            "                from consensus.state.commands import Remark\n"
             "                try:\n"
             '                    await self._door.propose((Remark("hello"),), timeout_s=5.0)\n'
             "                except ConsensusError:\n"
@@ -63,8 +63,8 @@ NEXT_RELEASE: Mapping[str, Sequence[Change]] = {
 # A release with a fault: its entries claim a level that nobody was asked about.
 HASTY_RELEASE: Mapping[str, Sequence[Change]] = {
     **NEXT_RELEASE,
-    "consensus/commands.py": [
-        *NEXT_RELEASE["consensus/commands.py"],
+    "consensus/state/commands.py": [
+        *NEXT_RELEASE["consensus/state/commands.py"],
         ("_PackedEntry(level, stamp_ms,", "_PackedEntry(2, stamp_ms,"),
     ],
 }

@@ -12,11 +12,11 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
-from api import planning
-from consensus.commands import JobDone, PutJob, Result
+from api.jobs import planning
 from consensus.configuration import Configuration, first_configuration
-from consensus.raft_types import Entry, Journal, Network, RaftSettings
+from consensus.raft.types import Entry, Journal, Network, RaftSettings
 from consensus.read_rounds import Answer
+from consensus.state.commands import JobDone, PutJob, Result
 from node.node import Node
 from node.runner_client import RunnerClient
 from node.settings import NodeSettings

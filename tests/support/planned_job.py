@@ -12,9 +12,10 @@ from typing import NamedTuple
 
 import msgspec
 
-from api import planning, schedule
-from consensus import cursor
-from consensus.commands import ClaimOccurrence, DeleteJob, JobDone, PutJob
+from api import schedule
+from api.jobs import planning
+from consensus.state import cursor
+from consensus.state.commands import ClaimOccurrence, DeleteJob, JobDone, PutJob
 from storage import keys, models
 from storage.models import CatchUp, CatchUpPolicy, JobDefinition, Overlap, Run, ScheduleSpec, Skip
 from tests.support.builders import Lab, definition

@@ -11,8 +11,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
-from consensus import cursor
-from consensus.commands import (
+from consensus.state import cursor
+from consensus.state.commands import (
     Batch,
     CancelRun,
     Claim,

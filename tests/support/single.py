@@ -14,9 +14,11 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from api.cluster import ClusterStatus
 from api.faults import Fault
-from api.planning import policy_of
-from consensus import commands, features
-from consensus.commands import (
+from api.jobs.planning import policy_of
+from consensus import features
+from consensus.errors import ConsensusError, NoQuorum, Overloaded
+from consensus.state import commands
+from consensus.state.commands import (
     Batch,
     Claim,
     ClaimOccurrence,
@@ -30,9 +32,8 @@ from consensus.commands import (
     Result,
     Started,
 )
-from consensus.context import Effects
-from consensus.errors import ConsensusError, NoQuorum, Overloaded
-from consensus.machine import Machine
+from consensus.state.context import Effects
+from consensus.state.machine import Machine
 from storage import keys, models
 from storage.clock import new_id
 from storage.memory_store import MemoryStore

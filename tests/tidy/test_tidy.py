@@ -25,8 +25,8 @@ MAY_IMPORT = {
 # Each outside library is known to few modules, so that it can be replaced there.
 ONLY_IN = {
     "lmdb": {"storage/journal.py", "storage/lmdb_store.py", "storage/snapshot_store.py"},
-    "pysyncobj": {"consensus/raft.py"},
-    "croniter": {"api/cron.py"},
+    "pysyncobj": {"consensus/raft/engine.py"},
+    "croniter": {"api/schedule/cron.py"},
     "sortedcontainers": {"storage/layer.py"},
 }
 # One module reads clocks and draws numbers; the runner is a program of its own, and a
@@ -34,20 +34,21 @@ ONLY_IN = {
 CLOCK_READERS = {"storage/clock.py"}
 OWN_PROGRAMS = ("node/runner/", "node/cli/")
 # The core decides; it never waits, reads a clock, draws a number or opens anything.
-PURE = {
-    "storage/models.py",
-    "storage/keys.py",
-    "consensus/machine.py",
-    "consensus/context.py",
-    "consensus/transitions.py",
-    "consensus/apply_jobs.py",
-    "consensus/apply_runs.py",
-    "consensus/apply_members.py",
-    "consensus/apply_levels.py",
-    "consensus/features.py",
-    "api/planning.py",
-}
+PURE = (
+    *("storage/models.py", "storage/keys.py"),
+    *("consensus/state/", "consensus/features.py", "consensus/configuration.py"),
+    *("api/schedule/", "api/jobs/planning.py"),
+)
 IMPURE = {"asyncio", "aiohttp", "lmdb", "os", "pysyncobj", "random", "socket", "threading", "time"}
+# Inside a layer: what a folder may know of the rest of its layer.
+WORDS = ("consensus.errors", "consensus.features", "consensus.frames", "consensus.configuration")
+MAY_KNOW = {
+    "consensus/state/": ("consensus.state", *WORDS),
+    "consensus/raft/": ("consensus.raft", *WORDS),
+    "consensus/snapshots/": ("consensus.snapshots", "consensus.raft", *WORDS),
+    "consensus/network/": ("consensus.network", "consensus.raft.types", *WORDS),
+    "api/schedule/": ("api.schedule", "api.durations", "api.faults"),
+}
 # Names that would run code found in data, or take bytes for objects.
 FORBIDDEN_MODULES = {"pickle", "marshal", "shelve", "dill"}
 FORBIDDEN_CALLS = {"eval", "exec"}
@@ -58,7 +59,13 @@ def imports(path: Path) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            yield node.module or ""
+            module = node.module or ""
+            # `from package import module` names a module of ours in its second half.
+            yield from (
+                {module}
+                if "." in module or module not in PACKAGES
+                else {f"{module}.{alias.name}" for alias in node.names}
+            )
 
 
 def name(path: Path) -> str:
@@ -74,8 +81,19 @@ def test_a_module_keeps_to_its_layer(path: Path) -> None:
         if top in PACKAGES:
             assert top in MAY_IMPORT[package] | {package}, module
         assert name(path) in ONLY_IN.get(top, {name(path)}), module
-        assert not (name(path) in PURE and top in IMPURE), module
+        assert not (name(path).startswith(PURE) and top in IMPURE), module
         assert top not in FORBIDDEN_MODULES, module
+
+
+@pytest.mark.parametrize("path", FILES, ids=name)
+def test_a_folder_knows_no_more_of_its_layer_than_it_needs(path: Path) -> None:
+    """The parts of a layer are built on each other too."""
+    package = name(path).split("/", maxsplit=1)[0]
+    for folder, known in MAY_KNOW.items():
+        if name(path).startswith(folder):
+            for module in imports(path):
+                if module.split(".")[0] == package:
+                    assert any(f"{module}.".startswith(f"{one}.") for one in known), module
 
 
 @pytest.mark.parametrize("path", FILES, ids=name)

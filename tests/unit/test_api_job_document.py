@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from api.durations import DURATION_MS_MAX, format_time, parse_time
 from api.faults import Fault
 from api.forecasts import SHOWN_NEXT, forecast
-from api.job_document import JobRequest, Present, parse_job
-from api.job_rendering import render_definition
-from api.merge_patch import merge_patch
+from api.jobs.document import JobRequest, Present, parse_job
+from api.jobs.merge_patch import merge_patch
+from api.jobs.rendering import render_definition
 from api.schedule import explain, render_schedule
 from storage.limits import (
     DEFINITION_BYTES_MAX,

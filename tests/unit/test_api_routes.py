@@ -22,7 +22,7 @@ from api.reference import render_reference
 from api.route import Role
 from api.routes import ROUTES
 from api.schemas import SCHEMAS
-from consensus.commands import RefusalCode
+from consensus.state.commands import RefusalCode
 from tests.support.single import SingleCluster
 
 DOCUMENT: dict[str, Any] = build_document(ROUTES, "0.1.0")

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from cryptography import x509
 
-from consensus import certificates
-from consensus.certificates import (
+from consensus.network import certificates
+from consensus.network.certificates import (
     CertificateError,
     contexts,
     create_authority,

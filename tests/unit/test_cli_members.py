@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from consensus import features
-from consensus.certificates import MEMBER_KEY, create_authority
 from consensus.configuration import Seat, encode_configuration, first_configuration
+from consensus.network.certificates import MEMBER_KEY, create_authority
 from node.cli import exits
 from node.cli.cluster_join import DATA_DIR
 from node.cli.program import run

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from node.config import Config, ConfigRefused, load_config, missing_files
-from node.config_schema import section_settings
-from node.config_settings import SECTIONS, MemberConfig
-from node.config_text import render_config, render_example, toml_value
+from node.config.schema import section_settings
+from node.config.settings import SECTIONS, MemberConfig
+from node.config.text import render_config, render_example, toml_value
 
 ROOT = Path(__file__).resolve().parents[2]
 MINIMAL = """

@@ -7,7 +7,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consensus.admission import rejection
 from consensus.configuration import (
     MEMBERSHIP_PREFIX,
     SEATS_MAX,
@@ -21,8 +20,9 @@ from consensus.configuration import (
     split_address,
 )
 from consensus.errors import ChangeRefused
-from consensus.raft_configurations import Configurations
-from consensus.raft_types import Introduction
+from consensus.raft.admission import rejection
+from consensus.raft.configurations import Configurations
+from consensus.raft.types import Introduction
 from storage.invariant import InvariantViolated
 
 THREE = first_configuration({name: f"{name}:7901" for name in ("n3", "n1", "n2")})

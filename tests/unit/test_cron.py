@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from croniter import croniter
 
-from api.cron import DayTimes, ticks
 from api.durations import DAY_MS, TIME_MS_MAX, format_time, parse_time
 from api.faults import Rejected
 from api.schedule import ScheduleSpec, occurrences
-from api.schedule_syntax import parse_expression
+from api.schedule.cron import DayTimes, ticks
+from api.schedule.syntax import parse_expression
 
 GOLDEN = Path(__file__).with_name("golden_cron.txt")
 OCCURRENCES_PER_LINE = 8

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from consensus.raft_types import PeerProgress
-from node.config_schema import section_settings
+from consensus.raft.types import PeerProgress
+from node.config.schema import section_settings
 from node.disk import MIB, DiskAlmostFull, Marks, Room, check_room, space
 from node.services.disk_watch import HAND_OVER_S, MAP_RATIO_ALARM, DiskWatch
 from storage import journal, lmdb_store

@@ -7,16 +7,17 @@ from collections.abc import Mapping, Sequence
 import msgspec
 import pytest
 
-from consensus import commands, features, frames
-from consensus.commands import Command, Heartbeat, Raised, RaiseLevel, Refused, Result
+from consensus import features, frames
 from consensus.configuration import first_configuration
 from consensus.errors import NoQuorum
 from consensus.features import LevelUnsupported
 from consensus.frames import Envelope, FrameError, Hello, Message, Refusal, Vote
-from consensus.machine import Machine
-from consensus.raft_log import RaftLog
-from consensus.raft_types import Listener, RaftSettings
-from consensus.transport import Events, Transport
+from consensus.raft.log import RaftLog
+from consensus.raft.transport import Events, Transport
+from consensus.raft.types import Listener, RaftSettings
+from consensus.state import commands
+from consensus.state.commands import Command, Heartbeat, Raised, RaiseLevel, Refused, Result
+from consensus.state.machine import Machine
 from node.services.levels import LevelService
 from storage import keys, models
 from storage.invariant import InvariantViolated

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from consensus.commands import Command, Heartbeat, Renewed, Result
+from consensus.state.commands import Command, Heartbeat, Renewed, Result
 from consensus.timekeeper import Timekeeper
 from node.lease import Lease
 from node.services.heartbeat import HeartbeatService

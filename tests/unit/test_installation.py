@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from consensus.configuration import encode_configuration, first_configuration
-from consensus.context import Effects
-from consensus.machine import Machine
-from consensus.raft_log import RaftLog
-from consensus.raft_types import RaftSettings
+from consensus.raft.log import RaftLog
+from consensus.raft.types import RaftSettings
+from consensus.state.context import Effects
+from consensus.state.machine import Machine
 from storage import keys
 from storage.clock import SystemEnvironment
 from storage.installation import OLD, STATE, finish_installation

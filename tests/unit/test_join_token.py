@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from consensus.certificates import (
+from consensus.network.certificates import (
     CA_CERTIFICATE,
     MEMBER_CERTIFICATE,
     CertificateError,

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from consensus import features
-from consensus import machine as machine_module
-from consensus.commands import (
+from consensus.state import machine as machine_module
+from consensus.state.commands import (
     Entry,
     Heartbeat,
     JobDone,
@@ -20,8 +20,8 @@ from consensus.commands import (
     encode_batch,
     pack_entry,
 )
-from consensus.context import Context, Effects
-from consensus.machine import Machine
+from consensus.state.context import Context, Effects
+from consensus.state.machine import Machine
 from storage import keys, models
 from storage.invariant import InvariantViolated
 from storage.limits import ANSWER_KEPT_MS

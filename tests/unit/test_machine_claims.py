@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from consensus.commands import CancelRun, Claim, ClaimRun, Cursor, JobDone, RunDone, TriggerJob
+from consensus.state.commands import (
+    CancelRun,
+    Claim,
+    ClaimRun,
+    Cursor,
+    JobDone,
+    RunDone,
+    TriggerJob,
+)
 from storage import keys
 from storage.limits import CLAIM_AHEAD_MS_MAX, LIVE_RUNS_PER_JOB_MAX
 from tests.support.builders import (

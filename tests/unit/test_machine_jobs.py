@@ -6,7 +6,15 @@ from typing import Any
 
 import pytest
 
-from consensus.commands import CancelRun, Cursor, DeleteJob, JobDone, PauseJob, RunDone, TriggerJob
+from consensus.state.commands import (
+    CancelRun,
+    Cursor,
+    DeleteJob,
+    JobDone,
+    PauseJob,
+    RunDone,
+    TriggerJob,
+)
 from storage import keys
 from storage.models import JobStatus
 from tests.support.builders import FIRST_DUE_MS, NOW_MS, Lab, policy, skipped

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from consensus.commands import (
+from consensus.state.commands import (
     BATCH_PATIENCE_MS,
     Clean,
     Expire,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from consensus.commands import CancelRun, ClaimRun, Ended, RunDone, TriggerJob
-from consensus.transitions import RUN_TRANSITIONS, advance
+from consensus.state.commands import CancelRun, ClaimRun, Ended, RunDone, TriggerJob
+from consensus.state.transitions import RUN_TRANSITIONS, advance
 from storage import keys
 from storage.invariant import InvariantViolated
 from storage.limits import ATTEMPTS_KEPT_MAX, LOST_ATTEMPTS_MAX

@@ -6,8 +6,9 @@ from hashlib import sha256
 
 import pytest
 
-from consensus.apply_seats import configuration_of, join_tokens, wanted_seats
-from consensus.commands import (
+from consensus.configuration import Configuration, Seat, first_configuration
+from consensus.state.apply_seats import configuration_of, join_tokens, wanted_seats
+from consensus.state.commands import (
     ChangeMember,
     Claim,
     Claimed,
@@ -23,8 +24,7 @@ from consensus.commands import (
     Renewed,
     SeatDone,
 )
-from consensus.configuration import Configuration, Seat, first_configuration
-from consensus.context import Effects
+from consensus.state.context import Effects
 from storage import keys, models
 from storage.limits import TOKENS_MAX
 from tests.support.builders import LEASE_MS, Lab

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from consensus.commands import Ended
+from consensus.state.commands import Ended
 from node.backoff import retry_delay_ms
 from node.boot import TooManySlots, check_slots, locked
 from node.due_index import DueIndex

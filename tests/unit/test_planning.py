@@ -7,9 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from api import planning, schedule, schedule_wall
+from api import schedule
 from api.faults import Rejected
-from api.planning import (
+from api.jobs import planning
+from api.jobs.planning import (
     LATE_MS,
     OccurrenceDecided,
     decide,
@@ -18,7 +19,8 @@ from api.planning import (
     renewed_cursor,
     rescheduled,
 )
-from consensus.commands import ClaimOccurrence, Cursor, SkippedRange
+from api.schedule import wall as schedule_wall
+from consensus.state.commands import ClaimOccurrence, Cursor, SkippedRange
 from storage.models import CatchUp, CatchUpPolicy, JobDefinition, JobState, Retry, ScheduleSpec
 from tests.support.builders import definition
 

@@ -7,7 +7,9 @@ from collections.abc import Callable
 
 import pytest
 
-from consensus.commands import (
+from consensus.errors import CommandTooLarge, NoQuorum, OutcomeUnknown, Overloaded
+from consensus.proposer import LEADERLESS_S_MAX, RESEND_S, Proposer
+from consensus.state.commands import (
     Batch,
     CancelRun,
     Clean,
@@ -18,8 +20,6 @@ from consensus.commands import (
     decode_entry,
     encode_batch,
 )
-from consensus.errors import CommandTooLarge, NoQuorum, OutcomeUnknown, Overloaded
-from consensus.proposer import LEADERLESS_S_MAX, RESEND_S, Proposer
 from storage.limits import BATCH_BYTES_MAX, COMMANDS_WAITING_MAX
 from tests.support.clocks import ManualEnvironment
 

@@ -11,8 +11,12 @@ from pathlib import Path
 import pytest
 from pysyncobj import syncobj as library
 
-from consensus import raft, raft_behind, raft_members, raft_rules, raft_seams
-from consensus.raft_types import RaftSettings
+from consensus.raft import behind as raft_behind
+from consensus.raft import engine as raft
+from consensus.raft import members as raft_members
+from consensus.raft import rules as raft_rules
+from consensus.raft import seams as raft_seams
+from consensus.raft.types import RaftSettings
 from storage.journal_format import EMPTY_PAYLOAD, REGULAR_KIND
 from tests.simulation.raft_hand import Hand
 

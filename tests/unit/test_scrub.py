@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from consensus import scrub
-from consensus.context import Effects
-from consensus.machine import Machine
+from consensus.state import scrub
+from consensus.state.context import Effects
+from consensus.state.machine import Machine
 from storage import keys
 from storage.lmdb_store import LmdbStore
 from storage.memory_store import MemoryStore

@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 import pytest
 
-from consensus.commands import RemoveMember, SeatDone
 from consensus.configuration import Configuration, Seat, check_change, first_configuration
-from consensus.context import Effects
 from consensus.errors import ChangeRefused
-from consensus.raft_types import NotLeader
+from consensus.raft.types import NotLeader
+from consensus.state.commands import RemoveMember, SeatDone
+from consensus.state.context import Effects
 from node.services.steward import Steward, next_configurations
 from storage.models import WantedSeat
 from tests.support.builders import Lab

@@ -12,7 +12,7 @@ from api.durations import (
     SECOND_MS,
 )
 from api.faults import Rejected
-from api.zones import PROBE_STEP_MS, tzdata_version, zone, zone_names
+from api.schedule.zones import PROBE_STEP_MS, tzdata_version, zone, zone_names
 
 
 @pytest.mark.parametrize(
