@@ -13,7 +13,7 @@ from typing import TypedDict, TypeVar
 
 from api.durations import parse_duration, parse_time
 from api.faults import FAULTS_MAX, Fault, FaultList, Rejected, child, shown
-from api.schedule.occurrences import next_occurrence
+from api.schedule.instants import next_occurrence
 from api.schedule.syntax import parse_expression
 from api.schedule.zones import parse_zone
 from storage.models import FoldRule, GapRule, ScheduleKind, ScheduleSpec

@@ -338,7 +338,7 @@ async def test_a_zone_that_only_other_members_know(
     def unknown(*_: object) -> None:
         raise Rejected("unknown_timezone", '"Europe/Berlin" is not a time zone.')
 
-    monkeypatch.setattr("api.schedule.occurrences.zone", unknown)
+    monkeypatch.setattr("api.schedule.instants.zone", unknown)
     path = f"/v1/jobs/{created['id']}"
     (await client.get(f"{path}/next")).problem(503, "not_ready")
     assert (await client.get(path)).json["schedule"] == schedule

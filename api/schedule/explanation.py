@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from api.durations import DAY_MS, MINUTE_MS, format_duration
 from api.schedule.cron import Ticks, ticks
 from api.schedule.fields import DAY, KINDS, MONTH_DAYS_MAX, Fields
-from api.schedule.occurrences import next_occurrence
+from api.schedule.instants import next_occurrence
 from api.schedule.spec import ScheduleSpec
 from api.schedule.wall import CORRECTION_MS_MIN
 from api.schedule.words import describe
