@@ -10,7 +10,6 @@ from hypothesis import HealthCheck, settings
 
 from tests.simulation.fresh_seeds import VARIABLE, base
 
-
 # What is judged is what the code does, never how fast: a slow machine is no fault of it. The
 # same examples every time, so that whoever changes one thing does not find a fault in another
 # by chance; HYPOTHESIS_PROFILE=explore looks for new ones.
