@@ -209,7 +209,7 @@ class Node(Face):
         self.reporter = Reporter(self, spool)
         self.worker = Worker(
             self.view, definitions, self.registry, self.reporter, lease, self.timekeeper,
-            self._on_slot_free, self.metrics.started,
+            self._on_slot_free, self.metrics.started, self.fail,
         )  # fmt: skip
         self.due_loop = DueLoop(
             self, self.view, definitions, self.ownership, lease, self.timekeeper,

@@ -17,6 +17,8 @@ from storage.limits import BATCH_BYTES_MAX, PROPOSAL_MS_MAX, REPORT_ITEMS_MAX
 
 # Long enough that short runs cost one log record instead of two, short enough for a page.
 START_HELD_S = 0.2
+# What an item of a report takes beside output and detail: keys, times, a fence.
+ITEM_BYTES = 256
 
 
 class Reporter:
@@ -95,7 +97,7 @@ class Reporter:
             del self._starts[key]
             items.append(start)
         for end in self._ends.values():
-            size += sum(map(len, end.output)) + len(end.detail) + 256
+            size += sum(map(len, end.output)) + len(end.detail.encode()) + ITEM_BYTES
             if len(items) >= REPORT_ITEMS_MAX or (items and size > BATCH_BYTES_MAX // 2):
                 break
             items.append(end)
