@@ -106,8 +106,10 @@ class Looker:
         assert raw is not None
         before = models.decode_definition(raw)
         after = definition(before.schedule, placement=placement)
-        changed = {"definition": models.encode(after), "policy": policy_of(after)}
-        self.lab.expect(JobDone, self.lab.edit(job, keep_cursor=True, **changed))
+        command = self.lab.edit(
+            job, keep_cursor=True, definition=models.encode(after), policy=policy_of(after)
+        )
+        self.lab.expect(JobDone, command)
         self.hear_of_jobs()
 
     def hear_of_jobs(self) -> None:
