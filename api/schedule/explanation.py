@@ -77,7 +77,10 @@ def _sentence(spec: ScheduleSpec, local: Zone) -> str:
 def _warnings(
     spec: ScheduleSpec, local: Zone, now_ms: int, *, over: bool
 ) -> Iterator[tuple[str, str]]:
-    if over and spec.kind != "manual":
+    if over and spec.kind == "at":
+        detail = 'Its time has passed; "catch_up" decides whether it runs all the same.'
+        yield "no_occurrence_left", detail
+    elif over and spec.kind != "manual":
         yield "no_occurrence_left", "No occurrence lies ahead: the last one has passed."
     if spec.every_ms is not None and spec.every_ms < MINUTE_MS:
         yield from _frequent(DAY_MS // spec.every_ms)

@@ -128,7 +128,10 @@ def _kind(raw: Mapping[str, object], pointer: str, faults: FaultList) -> Schedul
         return None
     if len(present) > 1:
         names = " and ".join(f'"{kind}"' for kind in present)
-        detail = f"A schedule has one of {names}, not several; make two jobs for two schedules."
+        detail = (
+            f"A schedule has one of {names}, not several; make two jobs for two schedules, or in"
+            " a patch set the one that goes to null."
+        )
         faults.add(pointer, "conflicting_fields", detail)
         return None
     if present == ["manual"] and raw["manual"] is not True:

@@ -8,7 +8,15 @@ from typing import cast
 import pytest
 
 from api.jobs.planning import policy_of
-from consensus.state.commands import Claim, Claimed, ClaimOccurrence, Command, Cursor, Result
+from consensus.state.commands import (
+    Claim,
+    Claimed,
+    ClaimOccurrence,
+    Command,
+    Cursor,
+    JobDone,
+    Result,
+)
 from consensus.timekeeper import Timekeeper
 from node.definitions import Definitions
 from node.lease import Lease
@@ -89,9 +97,25 @@ class Looker:
             cursor=Cursor(due_ms, due_ms),
         )
         self.lab.apply(command)
+        self.hear_of_jobs()
+        return command.job
+
+    def place_elsewhere(self, job: bytes, placement: dict[str, str]) -> None:
+        """Change nothing of a one-time job but who may run it."""
+        raw = self.lab.store.get(keys.JOB + job)
+        assert raw is not None
+        before = models.decode_definition(raw)
+        after = definition(before.schedule, placement=placement)
+        command = self.lab.edit(
+            job, keep_cursor=True, definition=models.encode(after), policy=policy_of(after)
+        )
+        self.lab.expect(JobDone, command)
+        self.hear_of_jobs()
+
+    def hear_of_jobs(self) -> None:
+        """Do what a node does when the log has changed what is due."""
         for place in self.lab.effects.due:
             self.loop.note(*place)
-        return command.job
 
     async def look(self, times: int = 1) -> None:
         """Look so many times, a little later each time, and let the cluster decide."""
@@ -115,6 +139,30 @@ async def test_a_member_that_gets_a_label_finds_what_has_waited_for_it() -> None
     assert looker.claimed == []
     looker.incarnation = looker.lab.join(2, labels={"disk": "fast"}, supersedes=True)
     looker.hear_of_members()
+    await looker.look()
+    assert looker.claimed == [job]
+
+
+async def test_a_job_that_is_given_another_placement_is_found_by_who_satisfies_it() -> None:
+    """What waits for labels that nobody has is due already, and its entry stays as it is."""
+    looker = Looker({"disk": "fast"})
+    job = looker.job("picky", NOW_MS, {"disk": "none"})
+    await looker.look()
+    assert looker.claimed == []
+    looker.place_elsewhere(job, {"disk": "fast"})
+    await looker.look()
+    assert looker.claimed == [job]
+
+
+async def test_a_queued_run_of_a_job_that_is_given_another_placement_is_found() -> None:
+    """The same for what was started by hand."""
+    looker = Looker({"disk": "fast"})
+    job = looker.job("picky", NOW_MS + 3_600_000, {"disk": "none"})
+    looker.lab.trigger(job)
+    looker.hear_of_jobs()
+    await looker.look()
+    assert looker.claimed == []
+    looker.place_elsewhere(job, {"disk": "fast"})
     await looker.look()
     assert looker.claimed == [job]
 
