@@ -273,7 +273,7 @@ class Rules(Behind):
         match_index = self._SyncObj__raftMatchIndex[node]
         if message.matched:
             progress.matched(message.next_index - 1)
-        elif message.prev_index <= match_index:
+        elif self._denies(message, match_index):
             self._refuse(node, message.prev_index)
             return
         next_index = self._SyncObj__raftNextIndex[node]
@@ -292,6 +292,13 @@ class Rules(Behind):
         self._SyncObj__raftNextIndex[node] = max(next_index, match_index + 1)
         if not message.matched and message.sequence >= progress.sequence_floor:
             self._start_over(node, max(match_index + 1, self._retreat(message)))
+
+    def _denies(self, message: frames.AppendAnswer, match_index: int) -> bool:
+        """Tell whether a follower lacks an entry that it has confirmed in this very term (R13).
+
+        One whose committed entries reach beyond it has trimmed it, and can compare it no more.
+        """
+        return message.next_index <= message.prev_index <= match_index
 
     def _retreat(self, message: frames.AppendAnswer) -> int:
         """Return from where to compare again after a refusal (R8).
