@@ -86,6 +86,10 @@ def short_tail(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every process that is started here has these settings."""
     monkeypatch.setenv("CRONCLAVE_RAFT__JOURNAL_TAIL_ENTRIES", str(TAIL_ENTRIES))
     monkeypatch.setenv("CRONCLAVE_RAFT__SNAPSHOT_BYTES_PER_S", str(BYTES_PER_S))
+    # A transfer ends with its leader's term; one that a busy machine deposes every few seconds
+    # would begin again for ever.
+    monkeypatch.setenv("CRONCLAVE_RAFT__ELECTION_MIN", "1500ms")
+    monkeypatch.setenv("CRONCLAVE_RAFT__ELECTION_MAX", "2400ms")
 
 
 async def test_a_member_that_was_away_for_long_rejoins_by_snapshot(tmp_path: Path) -> None:
