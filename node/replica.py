@@ -4,6 +4,9 @@ Committed entries are applied in the loop, a batch at a time, and what they set 
 is handed on afterwards. A thread of its own commits what has gathered, a few times a
 second: the journal is the promise, the state on disk only saves replaying it. If the disk
 falls behind, applying goes on in memory up to a bound, and then waits for it.
+
+What the log may forget is one commit behind what was committed: a power cut may take the
+last transaction of the state (see `storage.lmdb_store`), and none before it.
 """
 
 from __future__ import annotations
@@ -18,20 +21,24 @@ from consensus.raft.types import Entry
 from consensus.state.context import Effects
 from consensus.state.machine import BatchResults, Machine
 from storage.clock import Environment
+from storage.invariant import InvariantViolated
 from storage.store import FlushedStore
 
 logger = logging.getLogger(__name__)
 
 # A commit writes every page that changed: ten a second cost a tenth of a hundred.
 FLUSH_S = 0.1
-# So much may wait in memory for the disk; beyond it the flush is done in the loop, which
-# holds up the log and, through its bounds, those who write to it.
+# So much may wait in memory behind the commit that is under way; beyond it nothing more is
+# applied, which holds up the log and, through its bounds, those who write to it.
 PENDING_BYTES_MAX = 64 * 1_048_576
 
 
 @dataclass(slots=True)
 class Listeners:
-    """Whom the replica tells what, after a batch was applied."""
+    """Whom the replica tells what, after a batch was applied.
+
+    `flushed` hears, with every commit, up to where the log is needed no more.
+    """
 
     results: Callable[[list[BatchResults]], None]
     effects: list[Callable[[Effects], None]] = field(default_factory=list)
@@ -87,11 +94,18 @@ class Replica:
         self._flush: asyncio.Task[None] | None = None
         self._applied = _Waiters(self.machine.applied_index)
         self._flushed = _Waiters(self.machine.applied_index)
+        # What the last commit reached up to: the next one puts it beyond loss.
+        self._committed_last = self.machine.applied_index
         self.flush_seconds_last = 0.0
 
     @property
     def applied_index(self) -> int:
         return self.machine.applied_index
+
+    @property
+    def has_room(self) -> bool:
+        """Tell whether more may be applied before the disk has answered."""
+        return self.store.pending_bytes <= PENDING_BYTES_MAX or not self.store.flushing
 
     def apply(self, entries: Sequence[Entry]) -> None:
         """Apply newly committed entries, in order; the Raft layer calls this."""
@@ -142,13 +156,14 @@ class Replica:
         try:
             await asyncio.get_running_loop().run_in_executor(self._writer, self.store.commit)
             self.store.end_flush()
-        except Exception as error:
+        except (Exception, InvariantViolated) as error:
             self._on_fatal(error)
             return
         self.flush_seconds_last = self._environment.monotonic_s() - began_s
         self._flush = None
         self._flushed.reach(index)
-        self.listeners.flushed(index)
+        followed, self._committed_last = self._committed_last, index
+        self.listeners.flushed(followed)
         if self.store.pending_bytes:
             self._schedule_flush()
 
