@@ -50,9 +50,10 @@ class Raft(RaftView):
 
     `apply` gets newly committed entries in order, each exactly once per process, beginning
     behind `applied_index`; it must not raise. While `may_apply` is false it gets none, and
-    the bounds of what is in flight hold up those who propose; `trim` looks again. `receive` gets messages that other members
-    sent with `send`. `on_leadership` hears when this member begins and ceases to lead.
-    `on_fatal` is called once, with the reason, when the member cannot go on.
+    the bounds of what is in flight hold up those who propose; `trim` looks again. `receive`
+    gets messages that other members sent with `send`. `on_leadership` hears when this member
+    begins and ceases to lead. `on_fatal` is called once, with the reason, when the member
+    cannot go on.
 
     `bootstrap` is the first configuration of the cluster, the same on all its first members.
     The journal remembers it; from then on the journal and the log say who belongs together. A
