@@ -58,10 +58,12 @@ class _Waiters:
             return True
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((index, future))
-        done, _ = await asyncio.wait({future}, timeout=timeout_s)
-        if not done:
-            self._waiting.remove((index, future))
-        return bool(done)
+        try:
+            await asyncio.wait({future}, timeout=timeout_s)
+        finally:
+            if not future.done():
+                self._waiting.remove((index, future))
+        return future.done()
 
     def reach(self, index: int) -> None:
         self._index = index

@@ -126,3 +126,13 @@ async def test_what_waits_for_the_disk_is_bounded(
     assert member.replica.has_room
     member.disk.answer()
     await settled(lambda: member.replica._flush is None)
+
+
+async def test_whoever_stops_waiting_leaves_nothing_behind(member: Member) -> None:
+    """An index that is never reached would be waited for as long as the process lives."""
+    waiting = asyncio.create_task(member.replica.wait_applied(10**9, timeout_s=60))
+    await settled(lambda: bool(member.replica._applied._waiting))
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    assert not await member.replica.wait_applied(10**9, timeout_s=0.001)
+    assert member.replica._applied._waiting == []
