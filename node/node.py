@@ -224,8 +224,9 @@ class Node(Face):
         self.reaper = Reaper(self, self.view, environment, settings.lease_ms)
         self.reaper.own = self._incarnation
         cleaner = Cleaner(
-            self, settings.output_kept_ms, self.timekeeper.now_ms, lambda: self.raft.is_leader
-        )
+            self, settings.output_kept_ms, lambda: self.replica.machine.clock_ms,
+            lambda: self.raft.is_leader,
+        )  # fmt: skip
         levels = LevelService(
             self, self.view, lambda: self.raft.configuration.names, lambda: self.raft.is_leader
         )
