@@ -204,7 +204,7 @@ class Node(Face):
         self.registry = registry or Registry.load(
             ExecutorServices(environment=environment, runner=self._runner)
         )
-        self.metrics = Metrics(settings.name, self.status)
+        self.metrics = Metrics(settings.name, self.status, lambda: self.raft.is_leader)
         self.ownership = Ownership(settings.name)
         self.reporter = Reporter(self, spool)
         self.worker = Worker(
