@@ -142,7 +142,7 @@ def check_content(
     """
     if records != footer.records:
         raise SnapshotDamaged(f"{records} records were stored of {footer.records}.")
-    found = None if meta is None else models.decode_meta(meta)
+    found = None if meta is None else _decoded(models.decode_meta, meta, "place in the log")
     expected = (header.index, header.term, header.state_hash)
     if found is None or (found.applied_index, found.applied_term, found.state_hash) != expected:
         raise SnapshotDamaged(
@@ -159,6 +159,7 @@ _decode_records = msgspec.msgpack.Decoder(list[bytes]).decode
 _NOT_DECODED = (msgspec.MsgspecError, UnicodeDecodeError)
 
 _T = TypeVar("_T")
+_Content = TypeVar("_Content", bytes, memoryview)
 
 
 def encode_snapshot(
@@ -364,7 +365,7 @@ class SnapshotReader:
         return footer
 
 
-def _decoded(decode: Callable[[memoryview], _T], content: memoryview, what: str) -> _T:
+def _decoded(decode: Callable[[_Content], _T], content: _Content, what: str) -> _T:
     try:
         return decode(content)
     except _NOT_DECODED as error:

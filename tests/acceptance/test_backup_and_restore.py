@@ -79,7 +79,7 @@ async def test_a_cluster_is_restored_from_a_backup_that_was_made_under_load(
         said = await backing_up
         assert said.status == 0, said
         fences = [(await old.nodes[0].run(run))["fence"] for run in (again, once)]
-        ticked = scheduled_seconds(await old.nodes[0].outcomes(tick))
+        ticked = await ticks(old, tick)
         await stale_backup_says_so(old, leader, tmp_path / "stale.backup")
 
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -158,13 +158,24 @@ async def live_runs_are_decided(new: Cluster, again: str, once: str, fence: int)
     assert RESTORED in shown["detail"]
 
 
+async def ticks(cluster: Cluster, tick: str) -> list[int]:
+    """Wait until the recurring job has some outcome, and return the times of all."""
+
+    async def ticked() -> list[int]:
+        return scheduled_seconds(await cluster.nodes[0].outcomes(tick))
+
+    times = await until(ticked, "the recurring job has begun")
+    assert isinstance(times, list)
+    return times
+
+
 async def it_ticks_on(new: Cluster, tick: str, before: list[int]) -> None:
     """Every second since the beginning has one outcome, also those in between."""
 
     async def ticked() -> bool:
         outcomes = await new.nodes[0].outcomes(tick)
         runs = [one for one in outcomes if one["kind"] == "run" and one["outcome"]]
-        return scheduled_seconds(runs)[-1] > before[-1] + 3
+        return max(scheduled_seconds(runs), default=0) > before[-1] + 3
 
     await until(ticked, "the recurring job goes on")
     times = scheduled_seconds(await new.nodes[0].outcomes(tick))
@@ -201,6 +212,7 @@ async def test_a_cluster_that_lost_its_majority_is_recovered_from_one_node(
     async with three_nodes(tmp_path) as old:
         tick = (await old.write("/v1/jobs", TICK, old.nodes[0])).body["id"]
         before = {await create(old, number) for number in range(JOBS_FIRST)}
+        await ticks(old, tick)
         survivor = await old.leader()
         running = command("cluster", "inspect", survivor.data_dir)
         assert running.status == 4, running

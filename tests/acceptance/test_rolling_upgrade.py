@@ -14,6 +14,7 @@ from consensus import features
 from tests.support.checkout import HASTY_RELEASE, NEXT_RELEASE, make_checkout
 from tests.support.cluster import (
     GONE,
+    POLL_S,
     Cluster,
     Node,
     scheduled_seconds,
@@ -49,7 +50,7 @@ class Load:
                 path = f"/v1/jobs/{answer.body['id']}/run"
                 answer = await node.request("POST", path, {})
             except GONE:
-                await asyncio.sleep(0)
+                await asyncio.sleep(POLL_S)  # a node that starts needs the machine for itself
                 continue
             if answer.status == 202:
                 self.started[name] = answer.body["id"]

@@ -7,8 +7,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
+import uvloop
 
 from consensus import frames
 from consensus.configuration import first_configuration
@@ -231,6 +233,58 @@ async def test_a_member_is_found_at_its_new_address(tmp_path: Path) -> None:
     async with running(one, two) as (ear, _):
         one.set_peers({"n2": f"127.0.0.1:{elsewhere}"})
         await until(lambda: "n2" in ear.up)
+
+
+@pytest.mark.parametrize("address", ["two..dots:7901", "a" * 64 + ".example:7901"])
+async def test_an_address_that_is_none_is_tried_until_there_is_another(
+    caplog: pytest.LogCaptureFixture, address: str
+) -> None:
+    """What an operator has mistyped and put right must not need a restart of all members."""
+    ports = dict(zip(("n1", "n2"), free_ports(2), strict=True))
+    one, two = network("n1", ports, None), network("n2", ports, None)
+    one.set_peers({"n2": address})
+    async with running(one, two) as (ear, _):
+        await until(lambda: "Member n2 cannot be reached" in caplog.text)
+        one.set_peers({"n2": f"127.0.0.1:{ports['n2']}"})
+        await until(lambda: "n2" in ear.up)
+
+
+class Chatterbox(asyncio.Protocol):
+    """Welcomes whoever dials, and says so twice, which ends the connection at once."""
+
+    def __init__(self, connections: list[Chatterbox]) -> None:
+        connections.append(self)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        content = frames.encode_hand(frames.Welcome("test", "n2", ""))
+        self._transport.write(2 * (HEADER.pack(len(content)) + content))
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_connection_that_is_lost_right_behind_the_welcome_is_dialed_again(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """Whoever waited for the welcome finds the connection closed, and nothing to set on it."""
+
+    async def dial() -> None:
+        connections: list[Chatterbox] = []
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: Chatterbox(connections), "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        (own,) = free_ports(1)
+        try:
+            async with running(network("n1", {"n1": own, "n2": port}, None)) as (ear,):
+                await until(lambda: len(connections) > 2)
+                assert ear.connections == 0
+        finally:
+            server.close()
+            await server.wait_closed()
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(dial())
 
 
 async def test_one_lost_direction_ends_the_session_on_both_sides(tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ PATIENCE_S = 180.0
 REQUEST_S = 60.0
 TRY_S = 15.0
 # After it the launcher is asked a second time, and then killed.
-LAUNCHER_S = 10.0
+LAUNCHER_S = 30.0
 POLL_S = 0.05
 LOG_BYTES_SHOWN = 3_000
 # Below the range from which the kernel takes the ports of outgoing connections.
