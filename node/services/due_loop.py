@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 from api.jobs import planning
 from consensus.errors import ConsensusError
-from consensus.state.commands import Claim, Claimed, ClaimOccurrence, ClaimRun
+from consensus.state.commands import Claim, Claimed, ClaimOccurrence, ClaimRun, Refused
 from consensus.timekeeper import Timekeeper
 from node.definitions import Definitions
 from node.due_index import DueIndex, Place
@@ -288,18 +288,8 @@ class DueLoop:
         return planning.decide(definition, subject, state, now_ms)
 
     async def _propose(self, command: Claim, claimed: list[bytes]) -> None:
-        refused: list[bytes] = []
         try:
-            (result,) = await self._door.propose((command,), timeout_s=CLAIM_S_MAX)
-        except ConsensusError as error:
-            logger.info("A claim of %d items was not decided: %s", len(claimed), error)
-            refused = claimed
-        else:
-            if isinstance(result, Claimed):
-                pairs = zip(claimed, result.refusals, strict=True)
-                refused = [key for key, refusal in pairs if refusal is not None]
-            else:
-                refused = claimed
+            refused = await self._refused(command, claimed)
         finally:
             self._proposed.difference_update(claimed)
         now_ms = self._timekeeper.now_ms()
@@ -307,3 +297,23 @@ class DueLoop:
             partition, band, _, _, _ = keys.split_due(key)
             self.index.note_wake((partition, band), now_ms + REFUSED_PAUSE_MS)
         self._look.set()
+
+    async def _refused(self, command: Claim, claimed: list[bytes]) -> list[bytes]:
+        """Have the cluster decide on a claim; return what of it was not granted."""
+        try:
+            (result,) = await self._door.propose((command,), timeout_s=CLAIM_S_MAX)
+        except ConsensusError as error:
+            logger.info("A claim of %d items was not decided: %s", len(claimed), error)
+            return claimed
+        if isinstance(result, Claimed):
+            pairs = zip(claimed, result.refusals, strict=True)
+            return [key for key, refusal in pairs if refusal is not None]
+        if isinstance(result, Refused) and result.code == "internal" and len(claimed) > 1:
+            # An item meets a fault of this program, and the others must not wait for its
+            # repair.
+            half = len(claimed) // 2
+            first = Claim(command.incarnation, command.items[:half])
+            second = Claim(command.incarnation, command.items[half:])
+            left = await self._refused(first, claimed[:half])
+            return left + await self._refused(second, claimed[half:])
+        return claimed

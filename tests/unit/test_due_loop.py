@@ -15,6 +15,7 @@ from consensus.state.commands import (
     Command,
     Cursor,
     JobDone,
+    Refused,
     Result,
 )
 from consensus.timekeeper import Timekeeper
@@ -50,6 +51,8 @@ class Looker:
         self.lab = Lab()
         self.incarnation = self.lab.join(labels=labels or {})
         self.claimed: list[bytes] = []
+        # Jobs whose claim meets a fault of the program.
+        self.broken: set[bytes] = set()
         self.ownership = Ownership("a")
         lease = Lease(ManualEnvironment(), 5_000)
         lease.renewed(1_000.0)
@@ -81,6 +84,10 @@ class Looker:
         assert timeout_s > 0
         (command,) = commands
         assert isinstance(command, Claim)
+        if any(
+            isinstance(item, ClaimOccurrence) and item.job in self.broken for item in command.items
+        ):
+            return (Refused("internal", "Claim met a fault in this program."),)
         result = self.lab.expect(Claimed, command)
         for item, refusal in zip(command.items, result.refusals, strict=True):
             assert refusal is None
@@ -193,3 +200,12 @@ async def test_what_is_not_due_is_not_looked_at_again_and_again() -> None:
     await looker.look(20)
     assert looker.claimed == []
     assert looker.loop.index.next_wake_ms == due_ms - HORIZON_MS
+
+
+async def test_a_job_that_cannot_be_claimed_keeps_no_other_from_being_claimed() -> None:
+    """A fault of this program in one item of a claim must not stop a whole member."""
+    looker = Looker()
+    jobs = [looker.job(f"job-{number}", NOW_MS) for number in range(SLOTS)]
+    looker.broken.add(jobs[3])
+    await looker.look(3)
+    assert sorted(looker.claimed) == sorted(set(jobs) - looker.broken)
