@@ -35,14 +35,12 @@ PENDING_BYTES_MAX = 64 * 1_048_576
 
 @dataclass(slots=True)
 class Listeners:
-    """Whom the replica tells what, after a batch was applied.
-
-    `flushed` hears, with every commit, up to where the log is needed no more.
-    """
+    """Whom the replica tells what, after a batch was applied."""
 
     results: Callable[[list[BatchResults]], None]
     effects: list[Callable[[Effects], None]] = field(default_factory=list)
     applied: list[Callable[[int], None]] = field(default_factory=list)
+    # Gets the index up to which the state is on the disk whatever happens.
     flushed: Callable[[int], None] = lambda index: None
 
 
@@ -96,8 +94,8 @@ class Replica:
         self._flush: asyncio.Task[None] | None = None
         self._applied = _Waiters(self.machine.applied_index)
         self._flushed = _Waiters(self.machine.applied_index)
-        # What the last commit reached up to: the next one puts it beyond loss.
-        self._committed_last = self.machine.applied_index
+        # What the newest transaction has, which a power cut may take until the next one.
+        self._newest_index = self.machine.applied_index
         self.flush_seconds_last = 0.0
 
     @property
@@ -164,8 +162,9 @@ class Replica:
         self.flush_seconds_last = self._environment.monotonic_s() - began_s
         self._flush = None
         self._flushed.reach(index)
-        followed, self._committed_last = self._committed_last, index
-        self.listeners.flushed(followed)
+        # Each transaction makes the one before it certain, see `storage.lmdb_store`.
+        certain_index, self._newest_index = self._newest_index, index
+        self.listeners.flushed(certain_index)
         if self.store.pending_bytes:
             self._schedule_flush()
 

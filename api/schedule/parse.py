@@ -13,7 +13,7 @@ from typing import TypedDict, TypeVar
 
 from api.durations import parse_duration, parse_time
 from api.faults import FAULTS_MAX, Fault, FaultList, Rejected, child, shown
-from api.schedule.occurrences import next_occurrence
+from api.schedule.instants import next_occurrence
 from api.schedule.syntax import parse_expression
 from api.schedule.zones import parse_zone
 from storage.models import FoldRule, GapRule, ScheduleKind, ScheduleSpec
@@ -128,7 +128,10 @@ def _kind(raw: Mapping[str, object], pointer: str, faults: FaultList) -> Schedul
         return None
     if len(present) > 1:
         names = " and ".join(f'"{kind}"' for kind in present)
-        detail = f"A schedule has one of {names}, not several; make two jobs for two schedules."
+        detail = (
+            f"A schedule has one of {names}, not several; make two jobs for two schedules, or in"
+            " a patch set the one that goes to null."
+        )
         faults.add(pointer, "conflicting_fields", detail)
         return None
     if present == ["manual"] and raw["manual"] is not True:

@@ -318,8 +318,8 @@ class Rules(Behind):
     def _denies(self, message: frames.AppendAnswer, match_index: int) -> bool:
         """Tell whether a refusal is about an entry that its sender confirmed in this very term.
 
-        Who has committed what comes behind the entry denies nothing: a snapshot of another
-        leader has taken the place of what was confirmed.
+        Who has committed what comes behind the entry denies nothing: it has trimmed it, or a
+        snapshot of another leader has taken the place of what was confirmed (R13).
         """
         return message.next_index <= message.prev_index <= match_index
 

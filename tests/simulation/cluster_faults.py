@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from tests.simulation.cluster_member import CRITICAL, LOW, QUICK_SYNC_S, WELL, HostDisk
+from tests.simulation.cluster_host import CRITICAL, LOW, QUICK_SYNC_S, WELL, HostDisk
 
 if TYPE_CHECKING:
     from tests.simulation.cluster_world import ClusterWorld

@@ -1,9 +1,11 @@
-"""One life of a simulated member, made of the real node, and the host that outlives it.
+"""One process of a simulated member, made of the real node.
 
 Everything of `node.node.Node` is real: consensus, state machine, proposer, due loop,
-worker, reporter, reaper, heartbeat. Around it stand a host with its clocks and disks, a
-network, and a runner that launches nothing. The process may be killed, paused or stopped
-in order, its host may lose power, and each takes exactly what it would take in life.
+worker, reporter, reaper, heartbeat. Around it stand a host with its clocks and disks
+(`cluster_host`), a network, and a runner that launches nothing. The process may be killed,
+paused or stopped in order, its host may lose power, and each takes exactly what it would
+take in life. When a snapshot has arrived, another life of the member follows in the same
+process, beside the same runner, as `node.boot` has it.
 """
 
 from __future__ import annotations
@@ -11,11 +13,10 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any, cast
 
-from consensus.configuration import Configuration, first_configuration
+from consensus.configuration import Configuration
 from consensus.driver import Raft
 from consensus.errors import ConsensusError, NoQuorum, OutcomeUnknown
 from consensus.raft.types import Introduction, RaftSettings, Rejection
@@ -23,7 +24,7 @@ from consensus.raft.types import Listener as RaftListener
 from consensus.snapshots.types import SnapshotPorts, SnapshotReady
 from consensus.state.context import Effects
 from consensus.state.machine import BatchResults
-from node.disk import MIB, Room
+from node.boot import FAREWELL_S_MAX
 from node.executors.command import CommandExecutor
 from node.executors.protocol import Services
 from node.executors.registry import Registry
@@ -31,22 +32,16 @@ from node.node import Node
 from node.runner_client import RunnerDied
 from node.settings import NodeSettings
 from node.spool import Spool
-from storage import keys, models
-from storage.installation import begin_journal_anew
-from storage.memory_journal import MemoryDisk, MemoryJournal
-from storage.memory_store import FlushedMemoryStore, MemoryStateDisk
-from storage.snapshot_memory import MemorySink, MemorySource
+from storage.memory_journal import MemoryJournal
+from storage.memory_store import FlushedMemoryStore
+from storage.snapshot_memory import MemorySource
+from tests.simulation.cluster_host import BrokenOff, Host
 from tests.simulation.cluster_oracle import ClusterOracle
 from tests.simulation.virtual_loop import VirtualExecutor, VirtualLoop
 from tests.simulation.virtual_network import Listener, VirtualEnd, VirtualNetwork
-from tests.simulation.virtual_process import HostClock, Process, ProcessEnvironment
+from tests.simulation.virtual_process import Process, ProcessEnvironment
 from tests.simulation.virtual_runner import VirtualRunner
 
-QUICK_SYNC_S = (0.0005, 0.002)
-# What a host's disk has left: enough, too little to take writes, too little to go on.
-WELL, LOW, CRITICAL = (
-    Room(free_bytes=free_mib * MIB, total_bytes=100_000 * MIB) for free_mib in (50_000, 300, 50)
-)
 # How long runs may go on when their member is told to stop.
 GRACES_S = (0.0, 1.0, 10.0)
 # What the simulation's bounds are, so that short runs meet them.
@@ -63,67 +58,6 @@ RAFT = RaftSettings(
 )
 
 
-class SpoolFile:
-    """The spool's file on a disk that nobody syncs: a power cut may take any end of it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._written_back = b""
-
-    def write_back(self) -> None:
-        """What is there now has reached the disk by itself."""
-        self._written_back = self.path.read_bytes() if self.path.exists() else b""
-
-    def lose_power(self, rng: random.Random) -> None:
-        if not self.path.exists():
-            return
-        content = self.path.read_bytes()
-        torn = content[: rng.randint(0, len(content))]
-        self.path.write_bytes(rng.choice((content, torn, self._written_back)))
-
-
-class HostDisk:
-    """How much room a host has; a fault takes some of it."""
-
-    place = "/simulated"
-
-    def __init__(self) -> None:
-        self.room = WELL
-
-    def measure(self) -> Room:
-        return self.room
-
-
-@dataclass(slots=True)
-class Host:
-    """What of a member outlives its process."""
-
-    name: str
-    clock: HostClock
-    journal: MemoryDisk
-    state: MemoryStateDisk
-    spool: SpoolFile
-    # What was received and waits to be installed.
-    sink: MemorySink = field(default_factory=MemorySink)
-    disk: HostDisk = field(default_factory=HostDisk)
-    lives: int = 0
-    # How long the disk takes for one transaction.
-    sync_s: tuple[float, float] = QUICK_SYNC_S
-
-    def install(self) -> bool:
-        """Let a snapshot that waits take the place of the state, as every start does."""
-        self.sink.discard()
-        if self.sink.ready is None:
-            return False
-        (header, rows), self.sink.ready = self.sink.ready, None
-        raw = self.state.rows.get(keys.META)
-        if raw is None or models.decode_meta(raw).applied_index < header.index:
-            begin_journal_anew(MemoryJournal(self.journal), header)
-            self.state = MemoryStateDisk()
-            self.state.rows = dict(rows)
-        return True
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Surroundings:
     """What all members of a world share."""
@@ -132,10 +66,12 @@ class Surroundings:
     loop: VirtualLoop
     network: VirtualNetwork
     oracle: ClusterOracle
-    voters: frozenset[str]
     lease_ms: int
     slots: int
     raft: RaftSettings
+    # Whether a snapshot that has arrived begins another life in the same process; otherwise
+    # the process ends, as one that is killed just then.
+    lives_on: bool
     # Called when a process has ended by itself, with the reason.
     on_exit: Callable[[str, BaseException | None], None]
 
@@ -179,9 +115,15 @@ class ProcessEnd(VirtualEnd):
 
 
 class MemberLife:
-    """A member from the start of its process to its end."""
+    """A member from the start of its process to its end.
+
+    Raises:
+        BrokenOff: the process was killed while it installed a snapshot.
+    """
 
     def __init__(self, around: Surroundings, host: Host) -> None:
+        host.install(around.oracle)
+        around.oracle.note(host.name, "starts")
         host.lives += 1
         self.host = host
         self._around = around
@@ -200,22 +142,28 @@ class MemberLife:
             self._runner_died,
         )  # fmt: skip
         self.stopping = False
+        # Between two lives, when a snapshot is to be installed.
+        self.changing = False
         with self.process.entered():
-            self._spool = Spool(host.spool.path)
-            self.node = self._make_node()
-            self.node.fatal.add_done_callback(self._failed)
-            self.node.leaving.add_done_callback(lambda _: self.stop())
-            self._watch()
+            self._begin()
         self.process.spawn(self.node.start)
 
-    def _make_node(self) -> Node:
+    def _begin(self) -> None:
+        """Open what is on the disks, and put the node together."""
+        self._spool: Spool | None = Spool(self.host.spool.path)
+        self.node = self._make_node(self._spool)
+        self.node.fatal.add_done_callback(self._failed)
+        self.node.leaving.add_done_callback(lambda _: self.stop())
+        self._watch()
+
+    def _make_node(self, spool: Spool) -> Node:
         around, name = self._around, self.host.name
         services = Services(environment=self.environment, runner=self.runner)
         return Node(
             NodeSettings(
                 name=name,
                 cluster="simulated",
-                bootstrap=first_configuration(dict.fromkeys(around.voters, "")),
+                bootstrap=self.host.bootstrap,
                 http_address=name,
                 version="0",
                 slots=around.slots,
@@ -226,7 +174,7 @@ class MemberLife:
             journal=MemoryJournal(self.host.journal),
             network=self._end,
             store=FlushedMemoryStore(self.host.state),
-            spool=self._spool,
+            spool=spool,
             runner=self.runner,
             raft_settings=around.raft,
             raft_class=self._make_raft,
@@ -297,6 +245,9 @@ class MemberLife:
         if not isinstance(error, SnapshotReady):
             oracle = self._around.oracle
             oracle.failure = oracle.failure or error
+        elif self._around.lives_on:
+            self._change()
+            return
         self._exit(error)
 
     def _runner_died(self, error: RunnerDied) -> None:
@@ -336,12 +287,52 @@ class MemberLife:
         """Leave in order, as upon SIGTERM."""
         if not self.stopping:
             self.stopping = True
-            self.process.spawn(self._leave)
+            if not self.changing:
+                self.process.spawn(self._leave)
 
     async def _leave(self) -> None:
         await self.node.departure.drain(self._rng.choice(GRACES_S))
         await self.node.stop()
         self._exit(None)
+
+    def _change(self) -> None:
+        """Begin another life behind the snapshot that has arrived, if this one is to go on."""
+        self.node.release()
+        if self.stopping:
+            self.node.departure.hurry()
+        else:
+            self.changing = True
+            self.process.spawn(self._live_again)
+
+    async def _live_again(self) -> None:
+        """Close everything but the runner, install, and begin anew; see `node.boot`."""
+        node, spool = self.node, self._spool
+        try:
+            await asyncio.wait_for(node.stop(), timeout=FAREWELL_S_MAX)
+        except TimeoutError as error:
+            self._exit(error)
+            return
+        self.changing = False
+        if self.stopping:
+            self._exit(None)
+        elif node.worker.running_count:
+            self._exit(RuntimeError("Attempts go on after they were stopped."))
+        else:
+            assert spool is not None
+            spool.close()
+            self._spool = None
+            await self._follow()
+
+    async def _follow(self) -> None:
+        try:
+            self.host.install(self._around.oracle)
+        except BrokenOff as killed:
+            self._exit(killed)
+            return
+        self._begin()
+        self._around.oracle.counts["lives in the same process"] += 1
+        self._around.oracle.note(self.host.name, "lives on")
+        await self.node.start()
 
     # --- How it ends --------------------------------------------------------------------------
 
@@ -353,7 +344,8 @@ class MemberLife:
         self._journal_writer.crash(finish=finish)
         self._state_writer.crash(finish=finish)
         self._snapshots.crash(finish=finish)
-        self._spool.close()
+        if self._spool is not None:
+            self._spool.close()
         gone_s = self._around.loop.time()
         if power_loss:
             self.runner.lose_power()

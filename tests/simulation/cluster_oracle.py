@@ -128,6 +128,16 @@ class ClusterOracle:
             f"{member} has another state than others after entry {index}.",
         )
 
+    def installed(self, member: str, index: int, term: int, state_hash: bytes) -> None:
+        """A snapshot is the state that applying had led to at its entry."""
+        self.note(member, "has installed the snapshot of entry", index)
+        self.counts["snapshots installed"] += 1
+        first = self.by_index.get(index)
+        self.require(
+            first is not None and (first.term, first.state_hash) == (term, state_hash),
+            f"{member} has installed a state of entry {index} that nobody else had there.",
+        )
+
     def leads(self, member: str, term: int) -> None:
         """A term has at most one leader."""
         self.note(member, "leads in term", term)

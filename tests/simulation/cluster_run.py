@@ -2,9 +2,11 @@
 
     python -m tests.simulation.cluster_run --seeds 200
     python -m tests.simulation.cluster_run --seeds 50 --mode liveness
+    python -m tests.simulation.cluster_run --seeds 50 --mode all --kind behind
     python -m tests.simulation.cluster_run --seed 4711 --trace
 
-One seed gives one run, whatever the machine. The exit status is 1 if a run failed.
+One seed gives one run, whatever the machine. The exit status is 1 if a run failed, and
+2 if too little happened to mean anything.
 """
 
 from __future__ import annotations
@@ -20,19 +22,25 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import cast, get_args
 
+from tests.simulation.cluster_activity import too_rare
 from tests.simulation.cluster_mutations import MUTATIONS, mutated
-from tests.simulation.cluster_world import ClusterWorld, Mode, Options
+from tests.simulation.cluster_world import ClusterWorld, Kind, Mode, Options
 from tests.support.quiet_log import quiet_log
 
 EVENTS_SHOWN = 60
 SHOWN = (
     "elections", "kills", "power losses", "exits", "launches", "claims", "steals",
     "expired runs", "further attempts", "ends accepted", "ends refused",
+    "left behind", "snapshots installed", "snapshots broken off", "installations broken off",
+    "lives in the same process",
 )  # fmt: skip
 REGRESSIONS = Path(__file__).with_name("cluster_regressions.txt")
-MODES: tuple[Mode, ...] = ("safety", "liveness", "power")
+MODES: tuple[Mode, ...] = get_args(Mode)
+KINDS: tuple[Kind, ...] = get_args(Kind)
+# Fewer runs may be quiet by chance.
+RUNS_JUDGED_MIN = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +64,11 @@ class Verdict:
         """Return the line that does this run again."""
         options = self.options
         mode = "" if options.mode == "safety" else f" --mode {options.mode}"
+        kind = "" if options.kind == "plain" else f" --kind {options.kind}"
         members = "" if options.members == 3 else f" --members {options.members}"
         return (
-            f"python -m tests.simulation.cluster_run --seed {options.seed}{mode}{members} --trace"
+            f"python -m tests.simulation.cluster_run --seed {options.seed}{kind}{mode}{members}"
+            " --trace"
         )
 
 
@@ -88,8 +98,14 @@ def read_regressions() -> list[Options]:
     found = []
     for line in REGRESSIONS.read_text().splitlines():
         if line and not line.startswith("#"):
-            mode, members, seed, _ = line.split(maxsplit=3)
-            found.append(Options(seed=int(seed), mode=cast(Mode, mode), members=int(members)))
+            kind, mode, members, seed, _ = line.split(maxsplit=4)
+            options = Options(
+                seed=int(seed),
+                mode=cast(Mode, mode),
+                kind=cast(Kind, kind),
+                members=int(members),
+            )
+            found.append(options)
     return found
 
 
@@ -101,6 +117,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="do this one only")
     parser.add_argument("--members", type=int, default=3)
     parser.add_argument("--mode", choices=(*MODES, "all"), default="safety")
+    parser.add_argument("--kind", choices=KINDS, default="plain")
     parser.add_argument("--mutation", choices=sorted(MUTATIONS), help="one rule taken out")
     parser.add_argument("--trace", action="store_true", help="tell everything that happens")
     parser.add_argument("--processes", type=int, default=os.cpu_count())
@@ -122,6 +139,10 @@ def main() -> int:
             failures += 1
             print(f"{verdict.replay}\n    {verdict.failure[:400]}", flush=True)  # noqa: T201
     print(_summary(len(options), failures, counts, time.monotonic() - began_s))  # noqa: T201
+    idle = too_rare(options, counts) if len(options) >= RUNS_JUDGED_MIN else {}
+    if idle and not failures:
+        print(f"Invalid, because too little happened: {idle}")  # noqa: T201
+        return 2
     return 1 if failures else 0
 
 
@@ -132,7 +153,8 @@ def _chosen(given: argparse.Namespace) -> list[Options]:
         seeds = range(given.seed, given.seed + 1)
     modes = MODES if given.mode == "all" else (given.mode,)
     return [
-        Options(seed=seed, members=given.members, mode=modes[seed % len(modes)]) for seed in seeds
+        Options(seed=seed, members=given.members, mode=modes[seed % len(modes)], kind=given.kind)
+        for seed in seeds
     ]
 
 

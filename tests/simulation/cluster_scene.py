@@ -12,7 +12,7 @@ from storage import keys, models
 from storage.models import JobDefinition, Run, ScheduleSpec
 from tests.simulation import cluster_faults
 from tests.simulation.cluster_clients import Client
-from tests.simulation.cluster_world import ClusterWorld, Options
+from tests.simulation.cluster_world import ClusterWorld, Kind, Options
 from tests.simulation.raft_oracle import LivenessViolated
 from tests.simulation.virtual_runner import Launch
 
@@ -20,8 +20,10 @@ from tests.simulation.virtual_runner import Launch
 class ClusterScene:
     """Members `n1` to `n<members>`, all started, and a user who does what a test says."""
 
-    def __init__(self, members: int = 3, seed: int = 1, lease_ms: int = 4_000) -> None:
-        options = Options(seed=seed, members=members, lease_ms=lease_ms, faults=False)
+    def __init__(
+        self, members: int = 3, seed: int = 1, lease_ms: int = 4_000, kind: Kind = "plain"
+    ) -> None:
+        options = Options(seed=seed, members=members, lease_ms=lease_ms, kind=kind, faults=False)
         self.world = ClusterWorld(options)
         self.oracle = self.world.oracle
         self.user = Client(self.world, random.Random(seed), 0, self.world.loop.time() + 3600)
@@ -142,9 +144,11 @@ class ClusterScene:
 
 
 @contextmanager
-def scene(members: int = 3, seed: int = 1, lease_ms: int = 4_000) -> Iterator[ClusterScene]:
+def scene(
+    members: int = 3, seed: int = 1, lease_ms: int = 4_000, kind: Kind = "plain"
+) -> Iterator[ClusterScene]:
     """Set a scene, and take it down whatever comes of it."""
-    made = ClusterScene(members, seed, lease_ms)
+    made = ClusterScene(members, seed, lease_ms, kind)
     try:
         yield made
         made.oracle.check()

@@ -11,18 +11,21 @@ from __future__ import annotations
 import asyncio
 import random
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from consensus.configuration import first_configuration
 from consensus.raft.types import RaftSettings
 from storage import keys, models
 from storage.memory_journal import MemoryDisk
 from storage.memory_store import MemoryStateDisk
 from storage.models import JobState
 from tests.simulation import cluster_faults, cluster_verdict
+from tests.simulation.cluster_absences import Absences
 from tests.simulation.cluster_clients import Client, Wish
-from tests.simulation.cluster_member import RAFT, Host, MemberLife, SpoolFile, Surroundings
+from tests.simulation.cluster_host import BrokenOff, Host, SpoolFile
+from tests.simulation.cluster_member import RAFT, MemberLife, Surroundings
 from tests.simulation.cluster_oracle import ClusterOracle
 from tests.simulation.raft_oracle import LivenessViolated
 from tests.simulation.virtual_loop import VirtualLoop
@@ -30,6 +33,8 @@ from tests.simulation.virtual_network import VirtualNetwork
 from tests.simulation.virtual_process import HostClock
 
 Mode = Literal["safety", "liveness", "power"]
+# "plain", or also: members that are left behind by the log (see `cluster_absences`).
+Kind = Literal["plain", "behind"]
 
 CLIENTS = 3
 JOBS_PER_CLIENT = 3
@@ -38,6 +43,9 @@ SETTLE_S_MAX = 120.0
 # A healthy majority has to take writes and start what is due within this.
 LIVENESS_S_MAX = 30.0
 RESTART_S = (0.2, 0.6)
+BROKEN_OFF_S = 0.3
+# What is kept of the log where members are to be left behind: about a second of it.
+TAIL_ENTRIES = 8
 # For how long what members have told each other of the time counts.
 DOUBT_KEPT_S = 12.0
 
@@ -48,6 +56,7 @@ class Options:
 
     seed: int
     mode: Mode = "safety"
+    kind: Kind = "plain"
     members: int = 3
     seconds: float = 25.0
     lease_ms: int = 4_000
@@ -58,12 +67,15 @@ class Options:
 class ClusterWorld:
     """One simulated cluster; `run` it once."""
 
-    def __init__(self, options: Options, raft: RaftSettings = RAFT) -> None:
+    def __init__(self, options: Options, raft: RaftSettings | None = None) -> None:
         self.options = options
+        if raft is None:
+            raft = RAFT if options.kind == "plain" else replace(RAFT, tail_entries_max=TAIL_ENTRIES)
         self.loop = VirtualLoop()
         self.rng = random.Random(f"{options.mode}/{options.seed}")
         self.oracle = ClusterOracle(self.loop.time)
         names = [f"n{number}" for number in range(1, options.members + 1)]
+        self.first = first_configuration(dict.fromkeys(names, ""))
         self.network = VirtualNetwork(self.loop, random.Random(options.seed + 1), names)
         self._directory = tempfile.TemporaryDirectory(prefix="cronclave-simulated-")
         self.hosts = {name: self._make_host(name) for name in names}
@@ -80,10 +92,10 @@ class ClusterWorld:
             loop=self.loop,
             network=self.network,
             oracle=self.oracle,
-            voters=frozenset(names),
             lease_ms=options.lease_ms,
             slots=options.slots,
             raft=raft,
+            lives_on=options.kind != "plain",
             on_exit=self._exited,
         )
         until_s = self.loop.time() + options.seconds
@@ -100,7 +112,13 @@ class ClusterWorld:
             journal=MemoryDisk(name.encode().ljust(16, b".")),
             state=MemoryStateDisk(),
             spool=SpoolFile(Path(self._directory.name) / name),
+            bootstrap=self.first,
         )
+
+    @property
+    def present(self) -> list[str]:
+        """The members there are, running or not."""
+        return list(self.hosts)
 
     @property
     def wishes(self) -> list[Wish]:
@@ -124,11 +142,11 @@ class ClusterWorld:
         if self.loop.time() < self._clear_s[name]:
             self.loop.call_at(self._clear_s[name] + 0.001, self.start, name)
             return
-        if self.hosts[name].install():
-            self.oracle.counts["snapshots installed"] += 1
-            self.oracle.note(name, "has installed a snapshot")
-        self.oracle.note(name, "starts")
-        self.lives[name] = MemberLife(self._around, self.hosts[name])
+        try:
+            self.lives[name] = MemberLife(self._around, self.hosts[name])
+        except BrokenOff as killed:
+            self.oracle.note(killed)
+            self.restart_later(name, BROKEN_OFF_S)
 
     def restart_later(self, name: str, seconds: float) -> None:
         self.loop.call_later(seconds, self.start, name)
@@ -139,6 +157,8 @@ class ClusterWorld:
         if life is not None:
             self.oracle.note(name, "loses power" if power_loss else "is killed")
             self.oracle.counts["power losses" if power_loss else "kills"] += 1
+            if life.node.raft.snapshots.receiving:
+                self.oracle.counts["snapshots broken off"] += 1
             self._clear_s[name] = life.kill(power_loss=power_loss)
             self._dead.append(life)
 
@@ -189,6 +209,8 @@ class ClusterWorld:
             self.loop.create_task(client.run(JOBS_PER_CLIENT), name=f"client {number}")
             for number, client in enumerate(self.clients)
         ]
+        if self.options.kind == "behind":
+            users.append(self.loop.create_task(Absences(self).run(), name="absences"))
         try:
             await self._suffer()
         finally:

@@ -7,6 +7,7 @@ from typing import Any
 
 from consensus import frames
 from consensus.raft.behind import Behind
+from consensus.raft.rules import Rules
 from consensus.snapshots.exchange import Snapshots
 from consensus.snapshots.receiver import SnapshotReceiver
 from storage import snapshot_format
@@ -63,6 +64,15 @@ def _no_probe_after_snapshot() -> list[Patch]:
     return [(Behind, "_next_after", next_after)]
 
 
+def _trimmed_taken_for_lost() -> list[Patch]:
+    """R13: whoever cannot compare what it has confirmed, and trimmed, must have lost it."""
+
+    def denies(self: Any, message: frames.AppendAnswer, match_index: int) -> bool:
+        return message.prev_index <= match_index
+
+    return [(Rules, "_denies", denies)]
+
+
 SNAPSHOT_MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
     "commit_moves_with_snapshot": _commit_moves_with_snapshot,
     "damaged_snapshot_accepted": _damaged_snapshot_accepted,
@@ -70,4 +80,5 @@ SNAPSHOT_MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
     "log_not_kept_for_transfers": _log_not_kept_for_transfers,
     "requests_are_no_contact": _requests_are_no_contact,
     "no_probe_after_snapshot": _no_probe_after_snapshot,
+    "trimmed_taken_for_lost": _trimmed_taken_for_lost,
 }

@@ -84,6 +84,7 @@ NOTICED: dict[str, Seeds | str] = {
     "log_not_kept_for_transfers": "snapshots::test_the_log_behind_a_snapshot_is_kept",
     "requests_are_no_contact": "snapshots::test_a_member_that_is_behind_keeps_its_leader",
     "no_probe_after_snapshot": "snapshots::test_what_was_confirmed_and_trimmed_is_asked_again",
+    "trimmed_taken_for_lost": "rules::test_a_member_that_has_trimmed_what_it_confirmed_is_led_on",
 }  # fmt: skip
 
 

@@ -6,13 +6,13 @@ import pytest
 
 from tests.simulation.cluster_mutations import MUTATIONS
 from tests.simulation.cluster_run import judge
-from tests.simulation.cluster_world import Options
+from tests.simulation.cluster_world import Mode, Options
 from tests.simulation.test_cluster_scenarios import MISSED
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 # Where a seed is known to find it, the search begins near it.
-FOUND_BY_CHANCE = [
+FOUND_BY_CHANCE: list[tuple[str, range]] = [
     ("fence_does_not_grow", range(10)),
     ("claim_in_spite_of_the_cursor", range(10)),
     ("overlap_not_checked", range(10)),
@@ -22,6 +22,12 @@ FOUND_BY_CHANCE = [
     ("clock_believed", range(12, 42)),
     ("given_up_and_sent_all_the_same", range(10)),
     ("planned_past_the_overdue", range(20)),
+]
+# The same where members are left behind by the log.
+FOUND_BEHIND: list[tuple[str, Mode, range]] = [
+    ("log_forgets_what_was_applied", "power", range(2, 22)),
+    ("log_forgets_what_was_flushed", "safety", range(5, 25)),
+    ("commit_moves_with_snapshot", "safety", range(5, 25)),
 ]
 
 
@@ -33,7 +39,19 @@ def test_a_rule_taken_out_is_noticed(rule: str, seeds: range) -> None:
     assert any(judge(Options(seed=seed), mutation=rule).failure for seed in seeds)
 
 
+@pytest.mark.parametrize(
+    ("rule", "mode", "seeds"), FOUND_BEHIND, ids=[rule for rule, _, _ in FOUND_BEHIND]
+)
+def test_a_rule_taken_out_is_noticed_by_who_was_left_behind(
+    rule: str, mode: Mode, seeds: range
+) -> None:
+    """The same with a log that forgets early."""
+    options = (Options(seed=seed, mode=mode, kind="behind") for seed in seeds)
+    assert any(judge(one, mutation=rule).failure for one in options)
+
+
 def test_every_rule_is_looked_after() -> None:
     """By chance or by a scenario."""
-    noticed = {rule for rule, _ in FOUND_BY_CHANCE} | {rule for _, rule in MISSED}
+    noticed = {rule for rule, *_ in (*FOUND_BY_CHANCE, *FOUND_BEHIND)}
+    noticed |= {rule for _, rule in MISSED}
     assert noticed == set(MUTATIONS)

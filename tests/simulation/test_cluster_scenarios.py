@@ -7,13 +7,20 @@ then it has to turn red.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 
+from node.services.cleaner import PERIOD_S
+from storage import keys
+from tests.simulation.cluster_absences import left_behind
 from tests.simulation.cluster_mutations import mutated
 from tests.simulation.cluster_scene import ClusterScene, scene
+from tests.simulation.cluster_world import Kind
 from tests.simulation.raft_oracle import LivenessViolated, SafetyViolated
 from tests.support.quiet_log import quiet_log
+
+DAY_MS = 86_400_000
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -135,6 +142,44 @@ def repeated_elsewhere(play: ClusterScene) -> None:
         assert play.world.loop.run_until_complete(asked) == (wish.result,)
 
 
+def a_leader_from_the_future(play: ClusterScene) -> None:
+    """What is old enough to be dropped is a matter of the cluster's clock, not of a member's."""
+    job = play.job(1.0)
+    holder = play.holder(job)
+    assert play.outcome(job, holder) == "succeeded"
+    name = next(other for other in play.world.hosts if other != play.leader())
+    printed = keys.OUTPUT + job
+    assert play.world.lives[name].node.view.scan(printed, keys.after(printed), 1)
+    play.world.kill(name, power_loss=False)
+    play.world.hosts[name].clock.jumped_ms = 60 * DAY_MS
+    play.world.start(name)
+    play.until(lambda: name in play.world.lives)
+    while (leader := play.leader()) != name:
+        play.world.lives[leader].node.raft.transfer_leadership(name)
+        play.rest(1.0)
+    play.rest(2 * PERIOD_S)
+    assert play.world.lives[name].node.view.scan(printed, keys.after(printed), 1)
+
+
+def left_behind_while_it_runs(play: ClusterScene) -> None:
+    """What runs when a snapshot arrives is dead before the next life takes part."""
+    job, holder = play.follower_that_runs(60.0, deaf=True)
+    play.isolate(holder)
+    play.user.through = set(play.world.hosts) - {holder}
+    others = [play.job(0.1) for _ in range(3)]
+    play.until(lambda: left_behind(play.world, holder))
+    assert play.launches(job)[0].ended_s is None
+    for name in play.user.through:
+        play.world.network.reset(name, holder)
+    play.heal()
+    play.until(lambda: play.oracle.counts["lives in the same process"])
+    play.until(lambda: len(play.launches(job)) == 2)
+    first, second = play.launches(job)
+    assert first.ended_s is not None
+    assert first.ended_s < second.started_s
+    assert {play.outcome(other, holder) for other in others} == {"succeeded"}
+
+
 SCENARIOS: list[tuple[Callable[[ClusterScene], None], tuple[str, ...]]] = [
     (
         paused_beyond_its_lease,
@@ -149,10 +194,20 @@ SCENARIOS: list[tuple[Callable[[ClusterScene], None], tuple[str, ...]]] = [
     (paused_by_its_user_before_the_instant, ("state_not_looked_at_before_the_start",)),
     (reported_under_an_old_fence, ("fence_not_checked",)),
     (repeated_elsewhere, ("answers_not_remembered",)),
+    (a_leader_from_the_future, ()),
+    (left_behind_while_it_runs, ("attempts_outlive_their_life",)),
 ]
 # With a short lease, the margins would cover for the rule.
-LEASES_MS: dict[Callable[[ClusterScene], None], int] = {answered_late: 10_000}
+LEASES_MS: dict[Callable[[ClusterScene], None], int] = {
+    answered_late: 10_000,
+    left_behind_while_it_runs: 20_000,
+}
+KINDS: dict[Callable[[ClusterScene], None], Kind] = {left_behind_while_it_runs: "behind"}
 MISSED = [(play, rule) for play, rules in SCENARIOS for rule in rules]
+
+
+def set_for(play: Callable[[ClusterScene], None]) -> AbstractContextManager[ClusterScene]:
+    return scene(lease_ms=LEASES_MS.get(play, 4_000), kind=KINDS.get(play, "plain"))
 
 
 @pytest.fixture(autouse=True)
@@ -164,7 +219,7 @@ def quiet() -> Iterator[None]:
 @pytest.mark.parametrize("play", [play for play, _ in SCENARIOS], ids=lambda play: play.__name__)
 def test_a_cluster_does_what_it_must(play: Callable[[ClusterScene], None]) -> None:
     """With the rules as they are."""
-    with scene(lease_ms=LEASES_MS.get(play, 4_000)) as made:
+    with set_for(play) as made:
         play(made)
 
 
@@ -176,6 +231,6 @@ def test_a_rule_taken_out_is_missed(play: Callable[[ClusterScene], None], rule: 
     with (
         pytest.raises((SafetyViolated, LivenessViolated, AssertionError)),
         mutated(rule),
-        scene(lease_ms=LEASES_MS.get(play, 4_000)) as made,
+        set_for(play) as made,
     ):
         play(made)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from node.services.disk_watch import HAND_OVER_S
-from tests.simulation.cluster_member import CRITICAL, LOW, WELL
+from tests.simulation.cluster_host import CRITICAL, LOW, WELL
 from tests.simulation.cluster_world import ClusterWorld, Options
 
 

@@ -389,6 +389,26 @@ def test_a_member_that_lost_confirmed_entries_is_told_so(make: MakeHand) -> None
     assert "does not have it any more" in said.message.reason
 
 
+def test_a_member_that_has_trimmed_what_it_confirmed_is_led_on(make: MakeHand) -> None:
+    """R13: its committed entries reach further than what is compared, so nothing is lost.
+
+    Answers that confirm may be on their way, or lost with a connection, while their sender has
+    applied those entries, trimmed them, and begun another life.
+    """
+    hand = make(terms=(1, 1))
+    term = hand.elect()
+    hand.confirm("n2")
+    anchor = hand.core.peer_progress()["n2"].match_index
+    for _ in range(20):
+        hand.core.propose(b"x")
+    hand.sync()
+    hand.core.tick()
+    said = hand.tell("n2", term, frames.AppendAnswer(10_000, anchor, False, anchor + 11))
+    assert not any(isinstance(one.message, frames.Refusal) for one in said)
+    hand.core.tick()
+    assert hand.appends_to("n2")[-1].prev_index == anchor + 10
+
+
 def test_who_is_too_far_behind_hears_it_once_a_heartbeat(make: MakeHand) -> None:
     """R10: no loop, and no entries that cannot be anchored."""
     hand = make(terms=(1,) * 40, applied=40, trim_below=30)

@@ -63,7 +63,8 @@ def flush(store: Store, kind: str) -> None:
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(steps=STEPS, low=KEYS, high=KEYS, limit=st.integers(1, 5))
 def test_a_store_behaves_like_a_sorted_dictionary(

@@ -1,0 +1,211 @@
+"""What a member finds in the due table, and what it claims of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import pytest
+
+from api.jobs.planning import policy_of
+from consensus.state.commands import (
+    Claim,
+    Claimed,
+    ClaimOccurrence,
+    Command,
+    Cursor,
+    JobDone,
+    Refused,
+    Result,
+)
+from consensus.timekeeper import Timekeeper
+from node.definitions import Definitions
+from node.lease import Lease
+from node.ownership import Ownership
+from node.services.due_loop import ROWS_PER_PAGE, DueLoop
+from storage import keys, models
+from storage.models import Member, ScheduleSpec
+from tests.support.builders import NOW_MS, Lab, definition
+from tests.support.clocks import ManualEnvironment
+
+HORIZON_MS = 1_000
+SLOTS = 10
+
+
+class StoppedTime:
+    """A timekeeper that is sure of the time, which a test moves."""
+
+    suspect = False
+
+    def __init__(self, lab: Lab) -> None:
+        self._lab = lab
+
+    def now_ms(self) -> int:
+        return self._lab.now_ms
+
+
+class Looker:
+    """The due loop of one member over a state machine of its own."""
+
+    def __init__(self, labels: dict[str, str] | None = None) -> None:
+        self.lab = Lab()
+        self.incarnation = self.lab.join(labels=labels or {})
+        self.claimed: list[bytes] = []
+        # Jobs whose claim meets a fault of the program.
+        self.broken: set[bytes] = set()
+        self.ownership = Ownership("a")
+        lease = Lease(ManualEnvironment(), 5_000)
+        lease.renewed(1_000.0)
+        time = cast(Timekeeper, StoppedTime(self.lab))
+        self.loop = DueLoop(
+            self,
+            self.lab.store,
+            Definitions(self.lab.store),
+            self.ownership,
+            lease,
+            time,
+            lambda: self.incarnation,
+            lambda: SLOTS,
+            HORIZON_MS,
+            250,
+        )
+        self.hear_of_members()
+        self.loop.rebuild()
+
+    def hear_of_members(self) -> None:
+        """Do what a node does when the log has changed who takes part."""
+        if self.ownership.update(self.members()):
+            self.loop.rebuild()
+
+    def members(self) -> list[Member]:
+        return [models.decode_member(raw) for raw in self.lab.rows(keys.MEMBER).values()]
+
+    async def propose(self, commands: Sequence[Command], *, timeout_s: float) -> tuple[Result, ...]:
+        assert timeout_s > 0
+        (command,) = commands
+        assert isinstance(command, Claim)
+        if any(
+            isinstance(item, ClaimOccurrence) and item.job in self.broken for item in command.items
+        ):
+            return (Refused("internal", "Claim met a fault in this program."),)
+        result = self.lab.expect(Claimed, command)
+        for item, refusal in zip(command.items, result.refusals, strict=True):
+            assert refusal is None
+            self.claimed.append(item.job if isinstance(item, ClaimOccurrence) else item.run[:16])
+        return (result,)
+
+    def job(self, name: str, due_ms: int, placement: dict[str, str] | None = None) -> bytes:
+        """Create a one-time job in the partition of all jobs of this test."""
+        once = definition(ScheduleSpec(kind="at", at_ms=due_ms), placement=placement or {})
+        command = self.lab.put(
+            name,
+            definition=models.encode(once),
+            policy=policy_of(once),
+            cursor=Cursor(due_ms, due_ms),
+        )
+        self.lab.apply(command)
+        self.hear_of_jobs()
+        return command.job
+
+    def place_elsewhere(self, job: bytes, placement: dict[str, str]) -> None:
+        """Change nothing of a one-time job but who may run it."""
+        raw = self.lab.store.get(keys.JOB + job)
+        assert raw is not None
+        before = models.decode_definition(raw)
+        after = definition(before.schedule, placement=placement)
+        command = self.lab.edit(
+            job, keep_cursor=True, definition=models.encode(after), policy=policy_of(after)
+        )
+        self.lab.expect(JobDone, command)
+        self.hear_of_jobs()
+
+    def hear_of_jobs(self) -> None:
+        """Do what a node does when the log has changed what is due."""
+        for place in self.lab.effects.due:
+            self.loop.note(*place)
+
+    async def look(self, times: int = 1) -> None:
+        """Look so many times, a little later each time, and let the cluster decide."""
+        for _ in range(times):
+            self.loop.run_once()
+            await self.loop.settled(10.0)
+            self.lab.pass_ms(10)
+
+
+@pytest.fixture
+def one_partition(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all jobs stand in one place of the due table, as a thousandth of many do."""
+    monkeypatch.setattr(keys, "partition_of", lambda job: 7)
+
+
+async def test_a_member_that_gets_a_label_finds_what_has_waited_for_it() -> None:
+    """A member may come back with other labels before anybody noticed that it was gone."""
+    looker = Looker()
+    job = looker.job("picky", NOW_MS, {"disk": "fast"})
+    await looker.look()
+    assert looker.claimed == []
+    looker.incarnation = looker.lab.join(2, labels={"disk": "fast"}, supersedes=True)
+    looker.hear_of_members()
+    await looker.look()
+    assert looker.claimed == [job]
+
+
+async def test_a_job_that_is_given_another_placement_is_found_by_who_satisfies_it() -> None:
+    """What waits for labels that nobody has is due already, and its entry stays as it is."""
+    looker = Looker({"disk": "fast"})
+    job = looker.job("picky", NOW_MS, {"disk": "none"})
+    await looker.look()
+    assert looker.claimed == []
+    looker.place_elsewhere(job, {"disk": "fast"})
+    await looker.look()
+    assert looker.claimed == [job]
+
+
+async def test_a_queued_run_of_a_job_that_is_given_another_placement_is_found() -> None:
+    """The same for what was started by hand."""
+    looker = Looker({"disk": "fast"})
+    job = looker.job("picky", NOW_MS + 3_600_000, {"disk": "none"})
+    looker.lab.trigger(job)
+    looker.hear_of_jobs()
+    await looker.look()
+    assert looker.claimed == []
+    looker.place_elsewhere(job, {"disk": "fast"})
+    await looker.look()
+    assert looker.claimed == [job]
+
+
+@pytest.mark.usefixtures("one_partition")
+@pytest.mark.parametrize("count", [ROWS_PER_PAGE, 5 * ROWS_PER_PAGE])
+async def test_jobs_that_no_member_may_run_keep_no_other_waiting(
+    count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those whose labels nobody has stand in front of the others, for ever."""
+    monkeypatch.setattr("node.services.due_loop.PAGES_PER_LOOK_MAX", 2)
+    looker = Looker({"disk": "fast"})
+    for number in range(count):
+        looker.job(f"nobody-{number}", NOW_MS - 10, {"disk": "none"})
+    job = looker.job("picky", NOW_MS, {"disk": "fast"})
+    await looker.look(5)
+    assert looker.claimed == [job]
+
+
+@pytest.mark.usefixtures("one_partition")
+async def test_what_is_not_due_is_not_looked_at_again_and_again() -> None:
+    """However many entries wait in a place, the next look is when one of them is due."""
+    looker = Looker({"disk": "fast"})
+    due_ms = NOW_MS + 3_600_000
+    for number in range(3 * ROWS_PER_PAGE):
+        looker.job(f"later-{number}", due_ms + number, {"disk": "fast"})
+        looker.job(f"nobody-{number}", NOW_MS - 10, {"disk": "none"})
+    await looker.look(20)
+    assert looker.claimed == []
+    assert looker.loop.index.next_wake_ms == due_ms - HORIZON_MS
+
+
+async def test_a_job_that_cannot_be_claimed_keeps_no_other_from_being_claimed() -> None:
+    """A fault of this program in one item of a claim must not stop a whole member."""
+    looker = Looker()
+    jobs = [looker.job(f"job-{number}", NOW_MS) for number in range(SLOTS)]
+    looker.broken.add(jobs[3])
+    await looker.look(3)
+    assert sorted(looker.claimed) == sorted(set(jobs) - looker.broken)
