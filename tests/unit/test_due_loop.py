@@ -108,11 +108,11 @@ class Looker:
         return command.job
 
     def place_elsewhere(self, job: bytes, placement: dict[str, str]) -> None:
-        """Change nothing of a one-time job but who may run it."""
+        """Change nothing of a job but who may run it."""
         raw = self.lab.store.get(keys.JOB + job)
         assert raw is not None
         before = models.decode_definition(raw)
-        after = definition(before.schedule, placement=placement)
+        after = definition(before.schedule, overlap=before.overlap, placement=placement)
         command = self.lab.edit(
             job, keep_cursor=True, definition=models.encode(after), policy=policy_of(after)
         )
@@ -209,3 +209,22 @@ async def test_a_job_that_cannot_be_claimed_keeps_no_other_from_being_claimed() 
     looker.broken.add(jobs[3])
     await looker.look(3)
     assert sorted(looker.claimed) == sorted(set(jobs) - looker.broken)
+
+
+@pytest.mark.parametrize("labels", [{}, {"disk": "fast"}])
+async def test_a_run_that_has_waited_goes_where_its_job_is_placed_by_now(
+    labels: dict[str, str],
+) -> None:
+    """It entered the queue of all members with what was said of its job when it was made."""
+    looker = Looker(labels)
+    lab, manual = looker.lab, ScheduleSpec(kind="manual")
+    anywhere = definition(manual, overlap="buffer_one")
+    put = lab.put(due_ms=None, definition=models.encode(anywhere), policy=policy_of(anywhere))
+    job = lab.expect(JobDone, put).job
+    first = lab.claim_and_run(looker.incarnation, lab.trigger(job, 1))
+    lab.trigger(job, 2)
+    looker.place_elsewhere(job, {"disk": "fast"})
+    lab.end(first)
+    looker.hear_of_jobs()
+    await looker.look(3)
+    assert looker.claimed == ([job] if labels else [])
