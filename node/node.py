@@ -167,6 +167,7 @@ class Node(Face):
             on_leadership=self._on_leadership,
             on_fatal=self.fail,
             snapshots=snapshots,
+            may_apply=lambda: self.replica.has_room,
         )
         self._proposer.attach(self.raft)
         self._reads = ReadIndex(
