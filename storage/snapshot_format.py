@@ -26,6 +26,7 @@ from typing import Annotated, BinaryIO, TypeVar
 import msgspec
 
 from storage import models
+from storage.keys import KEY_BYTES_MAX
 from storage.store import Row
 
 # Of the stream itself. A reader knows exactly one.
@@ -39,7 +40,6 @@ STATE_FORMAT = 1
 CHUNK_BYTES = 256 * 1024
 # A single record above that size makes a larger chunk, up to here; a frame holds it.
 CHUNK_BYTES_MAX = 3 * 1024 * 1024
-KEY_BYTES_MAX = 511  # LMDB's own bound
 VALUE_BYTES_MAX = CHUNK_BYTES_MAX - CHUNK_BYTES - 1024
 CONFIGURATION_BYTES_MAX = 65_536
 

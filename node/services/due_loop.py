@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 
 from api.jobs import planning
 from consensus.errors import ConsensusError
-from consensus.state.commands import Claim, Claimed, ClaimOccurrence, ClaimRun
+from consensus.state.commands import Claim, Claimed, ClaimOccurrence, ClaimRun, Refused
 from consensus.timekeeper import Timekeeper
 from node.definitions import Definitions
 from node.due_index import DueIndex, Place
@@ -235,6 +235,17 @@ class DueLoop:
             rank = self._selective_rank(partition, subject[:16])
         return None if rank is None else self._visible_ms(rank, start_ms)
 
+    def _may_run(self, run: bytes, band: int) -> bool:
+        """Return whether a queued run may be run here.
+
+        One that has waited for others stands where its job wanted it when it was made, and
+        the job may have got a placement since.
+        """
+        if band >= keys.SELECTIVE_BAND:
+            return True
+        job = run[: keys.JOB_ID_BYTES]
+        return self._selective_rank(keys.partition_of(job), job) is not None
+
     def _selective_rank(self, partition: int, job: bytes) -> int | None:
         raw = self._view.get(keys.JOB_STATE + job)
         if raw is None:
@@ -272,7 +283,7 @@ class DueLoop:
         self, subject: bytes, band: int, start_ms: int, now_ms: int
     ) -> ClaimOccurrence | ClaimRun | None:
         if len(subject) > keys.JOB_ID_BYTES:
-            return ClaimRun(subject, start_ms)
+            return ClaimRun(subject, start_ms) if self._may_run(subject, band) else None
         raw = self._view.get(keys.JOB_STATE + subject)
         state = None if raw is None else models.decode_job_state(raw)
         if state is None or state.start_ms != start_ms:
@@ -288,18 +299,8 @@ class DueLoop:
         return planning.decide(definition, subject, state, now_ms)
 
     async def _propose(self, command: Claim, claimed: list[bytes]) -> None:
-        refused: list[bytes] = []
         try:
-            (result,) = await self._door.propose((command,), timeout_s=CLAIM_S_MAX)
-        except ConsensusError as error:
-            logger.info("A claim of %d items was not decided: %s", len(claimed), error)
-            refused = claimed
-        else:
-            if isinstance(result, Claimed):
-                pairs = zip(claimed, result.refusals, strict=True)
-                refused = [key for key, refusal in pairs if refusal is not None]
-            else:
-                refused = claimed
+            refused = await self._refused(command, claimed)
         finally:
             self._proposed.difference_update(claimed)
         now_ms = self._timekeeper.now_ms()
@@ -307,3 +308,23 @@ class DueLoop:
             partition, band, _, _, _ = keys.split_due(key)
             self.index.note_wake((partition, band), now_ms + REFUSED_PAUSE_MS)
         self._look.set()
+
+    async def _refused(self, command: Claim, claimed: list[bytes]) -> list[bytes]:
+        """Have the cluster decide on a claim; return what of it was not granted."""
+        try:
+            (result,) = await self._door.propose((command,), timeout_s=CLAIM_S_MAX)
+        except ConsensusError as error:
+            logger.info("A claim of %d items was not decided: %s", len(claimed), error)
+            return claimed
+        if isinstance(result, Claimed):
+            pairs = zip(claimed, result.refusals, strict=True)
+            return [key for key, refusal in pairs if refusal is not None]
+        if isinstance(result, Refused) and result.code == "internal" and len(claimed) > 1:
+            # An item meets a fault of this program, and the others must not wait for its
+            # repair.
+            half = len(claimed) // 2
+            first = Claim(command.incarnation, command.items[:half])
+            second = Claim(command.incarnation, command.items[half:])
+            left = await self._refused(first, claimed[:half])
+            return left + await self._refused(second, claimed[half:])
+        return claimed

@@ -117,6 +117,20 @@ def test_what_was_written_is_told_in_order(
     assert list(store.written()) == [(b"b", b"2"), (b"a", None), (b"b", b"3")]
 
 
+@pytest.mark.parametrize("key", [b"", b"x" * 512, b"x" * 5000])
+def test_a_key_that_no_disk_takes_is_refused_where_it_is_put(
+    make_store: Callable[[], Store], key: bytes
+) -> None:
+    """It is a fault of one command then, and not a commit that fails on every member."""
+    store = make_store()
+    store.put(b"x" * 511, b"v")
+    with pytest.raises(ValueError, match="bytes"):
+        store.put(key, b"v")
+    flush(store, "flush")
+    assert store.scan(b"\0", b"\xff", 10) == [(b"x" * 511, b"v")]
+    assert store.get(b"x" * 512) is None
+
+
 def test_a_rollback_leaves_nothing_to_tell(
     make_store: Callable[[], Store],
 ) -> None:
