@@ -8,7 +8,7 @@ the others never compute it themselves.
 
 from __future__ import annotations
 
-from api.schedule.explanation import Explanation, explain
+from api.schedule.explanation import Explanation, explain, warnings
 from api.schedule.instants import missed_summary, next_occurrence, occurrences, start_ms
 from api.schedule.parse import parse_schedule
 from api.schedule.spec import ScheduleSpec, render_schedule
@@ -25,4 +25,5 @@ __all__ = [
     "parse_schedule",
     "render_schedule",
     "start_ms",
+    "warnings",
 ]

@@ -56,8 +56,16 @@ def explain(spec: ScheduleSpec, now_ms: int, count: int = 5) -> Explanation:
         expression=spec.expression,
         sentence=_sentence(spec, local),
         occurrences=coming,
-        warnings=list(_warnings(spec, local, now_ms, over=not coming)),
+        warnings=warnings(spec, now_ms, over=not coming),
     )
+
+
+def warnings(spec: ScheduleSpec, now_ms: int, *, over: bool) -> list[tuple[str, str]]:
+    """Return what may surprise about a schedule as of `now_ms`, as in `Explanation`.
+
+    `over` says that nothing of it lies ahead.
+    """
+    return list(_warnings(spec, zone(spec.timezone), now_ms, over=over))
 
 
 def _sentence(spec: ScheduleSpec, local: Zone) -> str:

@@ -163,8 +163,8 @@ def _guests_confirm() -> list[Patch]:
 
 def _leaver_commits_what_is_older() -> list[Patch]:
     def countable(self: Any, index: int) -> int:
-        committed: int = max(self._commit, min(index, self._quorum_index()))
-        return committed
+        counted: int = max(self._commit, min(index, self._quorum_index()))
+        return counted
 
     return [(Membership, "_countable", countable)]
 

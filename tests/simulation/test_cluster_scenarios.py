@@ -194,7 +194,7 @@ SCENARIOS: list[tuple[Callable[[ClusterScene], None], tuple[str, ...]]] = [
     (paused_by_its_user_before_the_instant, ("state_not_looked_at_before_the_start",)),
     (reported_under_an_old_fence, ("fence_not_checked",)),
     (repeated_elsewhere, ("answers_not_remembered",)),
-    (a_leader_from_the_future, ()),
+    (a_leader_from_the_future, ("clock_believed",)),
     (left_behind_while_it_runs, ("attempts_outlive_their_life",)),
 ]
 # With a short lease, the margins would cover for the rule.

@@ -2,134 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import cast
-
 import pytest
 
 from api.jobs.planning import policy_of
 from consensus.state.commands import (
-    Claim,
-    Claimed,
-    ClaimOccurrence,
-    Command,
-    Cursor,
     JobDone,
-    Refused,
-    Result,
 )
-from consensus.timekeeper import Timekeeper
-from node.definitions import Definitions
-from node.lease import Lease
-from node.ownership import Ownership
-from node.services.due_loop import ROWS_PER_PAGE, DueLoop
+from node.services.due_loop import ROWS_PER_PAGE
 from storage import keys, models
-from storage.models import Member, ScheduleSpec
-from tests.support.builders import NOW_MS, Lab, definition
-from tests.support.clocks import ManualEnvironment
-
-HORIZON_MS = 1_000
-SLOTS = 10
-
-
-class StoppedTime:
-    """A timekeeper that is sure of the time, which a test moves."""
-
-    suspect = False
-
-    def __init__(self, lab: Lab) -> None:
-        self._lab = lab
-
-    def now_ms(self) -> int:
-        return self._lab.now_ms
-
-
-class Looker:
-    """The due loop of one member over a state machine of its own."""
-
-    def __init__(self, labels: dict[str, str] | None = None) -> None:
-        self.lab = Lab()
-        self.incarnation = self.lab.join(labels=labels or {})
-        self.claimed: list[bytes] = []
-        # Jobs whose claim meets a fault of the program.
-        self.broken: set[bytes] = set()
-        self.ownership = Ownership("a")
-        lease = Lease(ManualEnvironment(), 5_000)
-        lease.renewed(1_000.0)
-        time = cast(Timekeeper, StoppedTime(self.lab))
-        self.loop = DueLoop(
-            self,
-            self.lab.store,
-            Definitions(self.lab.store),
-            self.ownership,
-            lease,
-            time,
-            lambda: self.incarnation,
-            lambda: SLOTS,
-            HORIZON_MS,
-            250,
-        )
-        self.hear_of_members()
-        self.loop.rebuild()
-
-    def hear_of_members(self) -> None:
-        """Do what a node does when the log has changed who takes part."""
-        if self.ownership.update(self.members()):
-            self.loop.rebuild()
-
-    def members(self) -> list[Member]:
-        return [models.decode_member(raw) for raw in self.lab.rows(keys.MEMBER).values()]
-
-    async def propose(self, commands: Sequence[Command], *, timeout_s: float) -> tuple[Result, ...]:
-        assert timeout_s > 0
-        (command,) = commands
-        assert isinstance(command, Claim)
-        if any(
-            isinstance(item, ClaimOccurrence) and item.job in self.broken for item in command.items
-        ):
-            return (Refused("internal", "Claim met a fault in this program."),)
-        result = self.lab.expect(Claimed, command)
-        for item, refusal in zip(command.items, result.refusals, strict=True):
-            assert refusal is None
-            self.claimed.append(item.job if isinstance(item, ClaimOccurrence) else item.run[:16])
-        return (result,)
-
-    def job(self, name: str, due_ms: int, placement: dict[str, str] | None = None) -> bytes:
-        """Create a one-time job in the partition of all jobs of this test."""
-        once = definition(ScheduleSpec(kind="at", at_ms=due_ms), placement=placement or {})
-        command = self.lab.put(
-            name,
-            definition=models.encode(once),
-            policy=policy_of(once),
-            cursor=Cursor(due_ms, due_ms),
-        )
-        self.lab.apply(command)
-        self.hear_of_jobs()
-        return command.job
-
-    def place_elsewhere(self, job: bytes, placement: dict[str, str]) -> None:
-        """Change nothing of a one-time job but who may run it."""
-        raw = self.lab.store.get(keys.JOB + job)
-        assert raw is not None
-        before = models.decode_definition(raw)
-        after = definition(before.schedule, placement=placement)
-        command = self.lab.edit(
-            job, keep_cursor=True, definition=models.encode(after), policy=policy_of(after)
-        )
-        self.lab.expect(JobDone, command)
-        self.hear_of_jobs()
-
-    def hear_of_jobs(self) -> None:
-        """Do what a node does when the log has changed what is due."""
-        for place in self.lab.effects.due:
-            self.loop.note(*place)
-
-    async def look(self, times: int = 1) -> None:
-        """Look so many times, a little later each time, and let the cluster decide."""
-        for _ in range(times):
-            self.loop.run_once()
-            await self.loop.settled(10.0)
-            self.lab.pass_ms(10)
+from storage.models import ScheduleSpec
+from tests.support.builders import NOW_MS, definition
+from tests.support.looker import HORIZON_MS, SLOTS, Looker
 
 
 @pytest.fixture
@@ -209,3 +92,22 @@ async def test_a_job_that_cannot_be_claimed_keeps_no_other_from_being_claimed() 
     looker.broken.add(jobs[3])
     await looker.look(3)
     assert sorted(looker.claimed) == sorted(set(jobs) - looker.broken)
+
+
+@pytest.mark.parametrize("labels", [{}, {"disk": "fast"}])
+async def test_a_run_that_has_waited_goes_where_its_job_is_placed_by_now(
+    labels: dict[str, str],
+) -> None:
+    """It entered the queue of all members with what was said of its job when it was made."""
+    looker = Looker(labels)
+    lab, manual = looker.lab, ScheduleSpec(kind="manual")
+    anywhere = definition(manual, overlap="buffer_one")
+    put = lab.put(due_ms=None, definition=models.encode(anywhere), policy=policy_of(anywhere))
+    job = lab.expect(JobDone, put).job
+    first = lab.claim_and_run(looker.incarnation, lab.trigger(job, 1))
+    lab.trigger(job, 2)
+    looker.place_elsewhere(job, {"disk": "fast"})
+    lab.end(first)
+    looker.hear_of_jobs()
+    await looker.look(3)
+    assert looker.claimed == ([job] if labels else [])
