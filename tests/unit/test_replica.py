@@ -68,7 +68,7 @@ class Member:
 
 async def settled(condition: Callable[[], bool]) -> None:
     """Let the loop turn until a condition holds."""
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - each pass is one turn of the loop
             await asyncio.sleep(0)
 
