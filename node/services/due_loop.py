@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from api.jobs import planning
 from consensus.errors import ConsensusError
 from consensus.state.commands import Claim, Claimed, ClaimOccurrence, ClaimRun, Refused
+from consensus.state.transitions import HELD_STATES
 from consensus.timekeeper import Timekeeper
 from node.definitions import Definitions
 from node.due_index import DueIndex, Place
@@ -25,6 +26,7 @@ from node.ownership import Ownership
 from node.services.service import Door
 from storage import keys, models
 from storage.limits import CLAIM_ITEMS_MAX
+from storage.models import Run
 from storage.store import Row, View
 
 logger = logging.getLogger(__name__)
@@ -89,6 +91,8 @@ class DueLoop:
         self._proposed: set[bytes] = set()
         # Where to go on in places of which a look did not come to the end.
         self._looked_to: dict[Place, bytes] = {}
+        # Of the jobs met in the present look: whether their queued runs have to wait.
+        self._crowded: dict[bytes, bool] = {}
         self._claims: set[asyncio.Task[None]] = set()
         self._look = asyncio.Event()
         self._slot_timer = False
@@ -177,6 +181,7 @@ class DueLoop:
             return 0
         now_ms, room = self._timekeeper.now_ms(), self._room()
         candidates: list[Candidate] = []
+        self._crowded.clear()
         while len(candidates) < room + CANDIDATES_PER_PLACE_MAX:
             place = self.index.pop(now_ms)
             if place is None:
@@ -217,6 +222,9 @@ class DueLoop:
             visible_ms = self._visible_to_me(*place, start_ms, subject)
             if visible_ms is None or key in self._proposed:
                 continue
+            if visible_ms <= now_ms and self._must_wait(subject):
+                self.index.note_wake(place, now_ms + REFUSED_PAUSE_MS)
+                continue
             if visible_ms <= now_ms:
                 candidates.append((*_order(priority, start_ms, now_ms), key))
                 continue
@@ -225,6 +233,31 @@ class DueLoop:
                 # This member has one rank for all of them.
                 return False
         return True
+
+    def _must_wait(self, subject: bytes) -> bool:
+        """Return whether a queued run waits for another of its job.
+
+        They meet where the overlap policy was changed while several were live. Then one at a
+        time is claimed: the cluster would refuse the others, and as they have waited longest,
+        all slots would be spent on asking for them.
+        """
+        if len(subject) == keys.JOB_ID_BYTES:
+            return False
+        job = subject[: keys.JOB_ID_BYTES]
+        known = self._crowded.get(job)
+        if known is not None:
+            return known
+        raw = self._view.get(keys.JOB_STATE + job)
+        state = None if raw is None else models.decode_job_state(raw)
+        alone = state is None or state.policy.overlap == "allow" or len(state.live) == 1
+        # Where none is held, the first one that is met goes, and the others wait for it.
+        self._crowded[job] = not alone
+        return state is not None and not alone and any(map(self._is_held, state.live))
+
+    def _is_held(self, run: bytes) -> bool:
+        raw = self._view.get(keys.OUTCOME + run)
+        found = None if raw is None else models.decode_outcome(raw)
+        return isinstance(found, Run) and found.state in HELD_STATES
 
     def _visible_to_me(
         self, partition: int, band: int, start_ms: int, subject: bytes

@@ -52,7 +52,7 @@ class Load:
             except GONE:
                 await asyncio.sleep(POLL_S)  # a node that starts needs the machine for itself
                 continue
-            if answer.status == 202:
+            if answer.status == 201:
                 self.started[name] = answer.body["id"]
 
     async def more(self, count: int = 30) -> None:
@@ -201,6 +201,7 @@ async def refused_with_the_old_release(cluster: Cluster, node: Node) -> None:
 
 async def nothing_was_lost(cluster: Cluster, load: Load, tick: str) -> None:
     """Every acknowledged job is on every node, every started run ends, no second is missing."""
+    assert load.started
     for run in list(load.started.values())[::10]:
         await cluster.nodes[0].ended(run)
     acknowledged = set(load.acknowledged)

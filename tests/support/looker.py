@@ -90,7 +90,7 @@ class Looker:
         self.hear_of_jobs()
         for item, refusal in zip(command.items, result.refusals, strict=True):
             # Runs of one job that came together under another policy wait for each other.
-            assert refusal in {None, "overlap"}
+            assert refusal in {None, "overlap", "stale"}
             if refusal is None:
                 self.claimed.append(
                     item.job if isinstance(item, ClaimOccurrence) else item.run[:16]

@@ -111,3 +111,27 @@ async def test_a_run_that_has_waited_goes_where_its_job_is_placed_by_now(
     looker.hear_of_jobs()
     await looker.look(3)
     assert looker.claimed == ([job] if labels else [])
+
+
+@pytest.mark.usefixtures("one_partition")
+async def test_runs_that_wait_for_each_other_keep_no_other_waiting() -> None:
+    """Many runs of one job are queued when it is told to run one at a time."""
+    looker = Looker()
+    lab, manual = looker.lab, ScheduleSpec(kind="manual")
+    many = definition(manual, overlap="allow")
+    put = lab.put(due_ms=None, definition=models.encode(many), policy=policy_of(many))
+    job = lab.expect(JobDone, put).job
+    lab.claim_and_run(looker.incarnation, lab.trigger(job, 1))
+    for nonce in range(2, 2 * ROWS_PER_PAGE):
+        lab.trigger(job, nonce)
+    single = definition(manual, overlap="skip")
+    content, policy = models.encode(single), policy_of(single)
+    lab.expect(JobDone, lab.edit(job, keep_cursor=True, definition=content, policy=policy))
+    looker.hear_of_jobs()
+    other = looker.job("other", NOW_MS + 10)
+    await looker.look(3)
+    assert looker.claimed == [other]
+    lab.end(keys.run_key(job, NOW_MS, keys.TRIGGER_MANUAL, 1))
+    lab.pass_ms(1_000)
+    await looker.look(3)
+    assert looker.claimed == [other, job]
