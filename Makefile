@@ -44,6 +44,7 @@ simulate: $(STAMP) ## run many seeded clusters in virtual time: make simulate SE
 	$(BIN)/python -m tests.simulation.raft_run --seeds $(SEEDS) --growing
 	$(BIN)/python -m tests.simulation.cluster_run --seeds $(SEEDS) --mode all
 	$(BIN)/python -m tests.simulation.cluster_run --seeds $(SEEDS) --mode all --kind behind
+	$(BIN)/python -m tests.simulation.cluster_run --seeds $(SEEDS) --mode all --kind changing
 
 chaos: $(STAMP) ## harm members of real clusters, of three and of five, then judge
 	for nodes in 3 5; do \

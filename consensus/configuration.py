@@ -28,6 +28,7 @@ MEMBERSHIP_PREFIX = b"\x02"
 SEATS_MAX = 100
 NAME_CHARS_MAX = 63
 ADDRESS_CHARS_MAX = 300
+SEAT_ID_BYTES = 16
 PORT_MAX = 65_535
 _PORT = re.compile(r"[0-9]{1,5}")
 
@@ -46,7 +47,7 @@ class Seat(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=NAME_CHARS_MAX)]
     address: Annotated[str, msgspec.Meta(max_length=ADDRESS_CHARS_MAX)]
     role: Role
-    seat_id: Annotated[bytes, msgspec.Meta(max_length=16)] = b""
+    seat_id: Annotated[bytes, msgspec.Meta(max_length=SEAT_ID_BYTES)] = b""
 
 
 class Configuration(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

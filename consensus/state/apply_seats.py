@@ -12,6 +12,7 @@ The first configuration that is applied is what is wanted from then on.
 from __future__ import annotations
 
 from consensus.configuration import (
+    SEAT_ID_BYTES,
     SEATS_MAX,
     Configuration,
     decode_configuration,
@@ -51,6 +52,11 @@ def join_tokens(view: View) -> dict[bytes, JoinToken]:
     """Return the tokens that were issued and not yet cleaned away, by hash."""
     rows = view.scan(keys.TOKEN, keys.after(keys.TOKEN), TOKENS_MAX + 1)
     return {key[1:]: models.decode_join_token(raw) for key, raw in rows}
+
+
+def seat_id_of(token_hash: bytes) -> bytes:
+    """Return the identity of the seat that a token opens."""
+    return token_hash[:SEAT_ID_BYTES]
 
 
 # --- What operators ask for -----------------------------------------------------------------
@@ -98,7 +104,7 @@ def join_member(context: Context, command: JoinMember) -> SeatDone | Refused:
     seat = WantedSeat(
         address=command.address,
         role=token.role,
-        seat_id=command.token_hash[:16],
+        seat_id=seat_id_of(command.token_hash),
         replaces=token.replaces if token.replaces in wanted else None,
         since_ms=context.clock_ms,
     )

@@ -96,7 +96,7 @@ def _take_in(
     key = sha256(f"{token.token_hash.hex()} {address}".encode()).hexdigest()
     answer = client.post("/v1/members", wish, key=f"join-{key}").json()
     _write_certificates(place / CERTIFICATES / token.member, token, b64decode(answer["bundle"]))
-    index, content = _admitted(client, token.member)
+    index, content = _admitted(client, token)
     _write_journal(place / DATA_DIR.format(name=token.member), token, index, content, environment)
     member = MemberConfig(name=token.member, address=address, http_port=http_port)
     text = render_new(
@@ -145,13 +145,18 @@ def _write_certificates(folder: Path, token: JoinToken, bundle: bytes) -> None:
             file.write(files[name])
 
 
-def _admitted(client: Client, name: str) -> tuple[int, bytes]:
-    """Wait until the log says that the member belongs to the cluster; return what it says."""
+def _admitted(client: Client, token: JoinToken) -> tuple[int, bytes]:
+    """Wait until the log says that the member belongs to the cluster; return what it says.
+
+    A seat of its name that is older than the token may be there still: it belongs to another.
+    """
+    name = token.member
     deadline_s = time.monotonic() + ADMITTED_S_MAX
     while True:
         found: dict[str, Any] = client.get("/v1/cluster/configuration").json()
-        if any(member["name"] == name and member["role"] for member in found["members"]):
-            return int(found["index"]), b64decode(found["content"])
+        content = b64decode(found["content"])
+        if content and _has_seat(content, token):
+            return int(found["index"]), content
         if time.monotonic() > deadline_s:
             raise CommandFailed(
                 f"The cluster did not take {name} in within {ADMITTED_S_MAX:.0f} s; it may yet. "
@@ -159,6 +164,20 @@ def _admitted(client: Client, name: str) -> tuple[int, bytes]:
                 TIMEOUT,
             )
         time.sleep(POLL_S)
+
+
+def _has_seat(content: bytes, token: JoinToken) -> bool:
+    from consensus.configuration import (  # noqa: PLC0415
+        ConfigurationError,
+        decode_configuration,
+    )
+    from consensus.state.apply_seats import seat_id_of  # noqa: PLC0415
+
+    try:
+        seat = decode_configuration(content).seat(token.member)
+    except ConfigurationError as error:
+        raise CommandFailed(str(error), CONFLICT) from None
+    return seat is not None and seat.seat_id == seat_id_of(token.token_hash)
 
 
 def _write_journal(

@@ -71,7 +71,7 @@ class Faults:
         )
 
     def _names(self) -> list[str]:
-        return list(self._world.hosts)
+        return self._world.present
 
     def _any_life(self) -> str | None:
         lives = [name for name, life in self._world.lives.items() if not life.stopping]
@@ -171,4 +171,4 @@ class Faults:
             self._world.oracle.note(host.name, "has its clock off by", host.clock.jumped_ms)
 
     def _calm(self) -> None:
-        heal(self._world, set(self._names()))
+        heal(self._world, set(self._world.hosts))

@@ -19,7 +19,7 @@ from typing import Any, cast
 from consensus.configuration import Configuration
 from consensus.driver import Raft
 from consensus.errors import ConsensusError, NoQuorum, OutcomeUnknown
-from consensus.raft.types import Introduction, RaftSettings, Rejection
+from consensus.raft.types import Introduction, MemberRemoved, RaftSettings, Rejection
 from consensus.raft.types import Listener as RaftListener
 from consensus.snapshots.types import SnapshotPorts, SnapshotReady
 from consensus.state.context import Effects
@@ -72,6 +72,8 @@ class Surroundings:
     # Whether a snapshot that has arrived begins another life in the same process; otherwise
     # the process ends, as one that is killed just then.
     lives_on: bool
+    # Takes note of how a member's consensus has ended; tells whether that is in order.
+    ends: Callable[[str, BaseException], bool]
     # Called when a process has ended by itself, with the reason.
     on_exit: Callable[[str, BaseException | None], None]
 
@@ -119,6 +121,7 @@ class MemberLife:
 
     Raises:
         BrokenOff: the process was killed while it installed a snapshot.
+        MemberRemoved: its own log says that it has no seat.
     """
 
     def __init__(self, around: Surroundings, host: Host) -> None:
@@ -151,7 +154,12 @@ class MemberLife:
     def _begin(self) -> None:
         """Open what is on the disks, and put the node together."""
         self._spool: Spool | None = Spool(self.host.spool.path)
-        self.node = self._make_node(self._spool)
+        try:
+            self.node = self._make_node(self._spool)
+        except MemberRemoved:
+            self._spool.close()
+            self._spool = None
+            raise
         self.node.fatal.add_done_callback(self._failed)
         self.node.leaving.add_done_callback(lambda _: self.stop())
         self._watch()
@@ -242,12 +250,15 @@ class MemberLife:
 
     def _failed(self, fatal: asyncio.Future[BaseException]) -> None:
         error = fatal.result()
-        if not isinstance(error, SnapshotReady):
-            oracle = self._around.oracle
-            oracle.failure = oracle.failure or error
-        elif self._around.lives_on:
+        if isinstance(error, SnapshotReady) and self._around.lives_on:
             self._change()
-            return
+        else:
+            self._die(error)
+
+    def _die(self, error: BaseException) -> None:
+        oracle = self._around.oracle
+        if not isinstance(error, SnapshotReady) and not self._around.ends(self.host.name, error):
+            oracle.failure = oracle.failure or error
         self._exit(error)
 
     def _runner_died(self, error: RunnerDied) -> None:
@@ -329,7 +340,11 @@ class MemberLife:
         except BrokenOff as killed:
             self._exit(killed)
             return
-        self._begin()
+        try:
+            self._begin()
+        except MemberRemoved as error:
+            self._die(error)
+            return
         self._around.oracle.counts["lives in the same process"] += 1
         self._around.oracle.note(self.host.name, "lives on")
         await self.node.start()

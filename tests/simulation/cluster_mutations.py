@@ -27,6 +27,7 @@ from node.services.reporter import Reporter
 from node.services.worker import Worker
 from node.spool import Spool
 from storage import keys, models
+from tests.simulation.cluster_mutations_members import MEMBER_MUTATIONS
 from tests.simulation.cluster_mutations_snapshots import SNAPSHOT_MUTATIONS_OF_MEMBERS
 from tests.simulation.virtual_runner import VirtualRunner
 
@@ -255,7 +256,7 @@ MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
         _planned_past_the_overdue,
         _spool_lost,
     )
-} | SNAPSHOT_MUTATIONS_OF_MEMBERS
+} | {**SNAPSHOT_MUTATIONS_OF_MEMBERS, **MEMBER_MUTATIONS}
 
 
 @contextmanager

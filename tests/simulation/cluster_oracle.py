@@ -62,6 +62,8 @@ class ClusterOracle:
         self._now_s = now_s
         self.by_index: dict[int, Applied] = {}
         self.leaders: dict[int, str] = {}
+        # The configurations that were applied anywhere, by their index.
+        self.configurations: dict[int, Configuration] = {}
         self.definitions: dict[bytes, JobDefinition] = {}
         self.launches: list[Launch] = []
         self.by_fence: dict[tuple[bytes, int], Launch] = {}
@@ -117,6 +119,8 @@ class ClusterOracle:
         if first is None:
             applied = Applied(term, command, configuration, state_hash, self._now_s())
             self.by_index[index] = applied
+            if configuration is not None:
+                self.configurations[index] = configuration
             self.note(member, "applied", index, len(command), state_hash.hex()[:8])
             return
         self.require(

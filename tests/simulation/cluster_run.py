@@ -3,6 +3,7 @@
     python -m tests.simulation.cluster_run --seeds 200
     python -m tests.simulation.cluster_run --seeds 50 --mode liveness
     python -m tests.simulation.cluster_run --seeds 50 --mode all --kind behind
+    python -m tests.simulation.cluster_run --seeds 50 --mode all --kind changing
     python -m tests.simulation.cluster_run --seed 4711 --trace
 
 One seed gives one run, whatever the machine. The exit status is 1 if a run failed, and
@@ -35,10 +36,14 @@ SHOWN = (
     "expired runs", "further attempts", "ends accepted", "ends refused",
     "left behind", "snapshots installed", "snapshots broken off", "installations broken off",
     "lives in the same process",
+    "configurations", "members joined", "members exchanged", "members left", "members refused",
+    "learners made voters", "removals", "removals of the leader", "demotions", "disks emptied",
 )  # fmt: skip
 REGRESSIONS = Path(__file__).with_name("cluster_regressions.txt")
 MODES: tuple[Mode, ...] = get_args(Mode)
 KINDS: tuple[Kind, ...] = get_args(Kind)
+# Who is the majority that is to be left alone, changes with the members.
+MODES_OF_CHANGING: tuple[Mode, ...] = ("safety", "power")
 # Fewer runs may be quiet by chance.
 RUNS_JUDGED_MIN = 20
 
@@ -151,7 +156,10 @@ def _chosen(given: argparse.Namespace) -> list[Options]:
     seeds = range(given.first, given.first + given.seeds)
     if given.seed is not None:
         seeds = range(given.seed, given.seed + 1)
-    modes = MODES if given.mode == "all" else (given.mode,)
+    all_modes = MODES_OF_CHANGING if given.kind == "changing" else MODES
+    modes = all_modes if given.mode == "all" else (given.mode,)
+    if not set(modes) <= set(all_modes):
+        raise SystemExit(f"Runs of kind {given.kind} have the modes {', '.join(all_modes)}.")
     return [
         Options(seed=seed, members=given.members, mode=modes[seed % len(modes)], kind=given.kind)
         for seed in seeds

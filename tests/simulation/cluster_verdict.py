@@ -41,6 +41,7 @@ from storage.memory_store import MemoryStore
 from storage.models import JobState, Run, ScheduleSpec
 from tests.simulation.cluster_clients import Wish
 from tests.simulation.cluster_oracle import SKEW_MS, ClusterOracle, true_ms
+from tests.simulation.raft_oracle import check_configurations
 
 if TYPE_CHECKING:
     from tests.simulation.cluster_world import ClusterWorld
@@ -187,6 +188,8 @@ def judge(world: ClusterWorld) -> None:
 def judge_members(world: ClusterWorld, history: History) -> None:
     """All members hold the same state, which is that of the log applied alone."""
     oracle = world.oracle
+    check_configurations(world.seats.first, oracle.configurations)
+    world.seats.count_changes()
     for name, life in world.lives.items():
         index = life.node.applied_index
         applied = oracle.by_index.get(index)

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from consensus.configuration import first_configuration
-from consensus.raft.types import RaftSettings
+from consensus.configuration import Configuration, first_configuration
+from consensus.raft.types import MemberRemoved, RaftSettings
 from storage import keys, models
 from storage.memory_journal import MemoryDisk
 from storage.memory_store import MemoryStateDisk
@@ -26,7 +26,9 @@ from tests.simulation.cluster_absences import Absences
 from tests.simulation.cluster_clients import Client, Wish
 from tests.simulation.cluster_host import BrokenOff, Host, SpoolFile
 from tests.simulation.cluster_member import RAFT, MemberLife, Surroundings
+from tests.simulation.cluster_operator import Operator
 from tests.simulation.cluster_oracle import ClusterOracle
+from tests.simulation.cluster_seats import Seats
 from tests.simulation.raft_oracle import LivenessViolated
 from tests.simulation.virtual_loop import VirtualLoop
 from tests.simulation.virtual_network import VirtualNetwork
@@ -34,7 +36,8 @@ from tests.simulation.virtual_process import HostClock
 
 Mode = Literal["safety", "liveness", "power"]
 # "plain", or also: members that are left behind by the log (see `cluster_absences`).
-Kind = Literal["plain", "behind"]
+# or whose disks are emptied, and who come and go (`cluster_operator`).
+Kind = Literal["plain", "behind", "changing"]
 
 CLIENTS = 3
 JOBS_PER_CLIENT = 3
@@ -75,16 +78,22 @@ class ClusterWorld:
         self.rng = random.Random(f"{options.mode}/{options.seed}")
         self.oracle = ClusterOracle(self.loop.time)
         names = [f"n{number}" for number in range(1, options.members + 1)]
-        self.first = first_configuration(dict.fromkeys(names, ""))
+        changing = options.kind == "changing"
+        self._first = first_configuration(
+            {name: f"{name}:7901" if changing else "" for name in names}
+        )
         self.network = VirtualNetwork(self.loop, random.Random(options.seed + 1), names)
         self._directory = tempfile.TemporaryDirectory(prefix="cronclave-simulated-")
-        self.hosts = {name: self._make_host(name) for name in names}
+        self.hosts = {name: self._make_host(name, self._first) for name in names}
         self.lives: dict[str, MemberLife] = {}
         # Kept, so that collecting them cannot happen in the midst of a run.
         self._dead: list[MemberLife] = []
         # Members that are not to be started again yet.
         self.frozen: set[str] = set()
         self._doubt = (0, 0.0)
+        self._hosts_replaced = 0
+        self.seats = Seats(self, self._first)
+        self.operator = Operator(self) if changing else None
         # When a host's next process may begin, because the last of the one before is dead.
         self._clear_s = dict.fromkeys(names, 0.0)
         self._around = Surroundings(
@@ -96,6 +105,7 @@ class ClusterWorld:
             slots=options.slots,
             raft=raft,
             lives_on=options.kind != "plain",
+            ends=self.seats.ends,
             on_exit=self._exited,
         )
         until_s = self.loop.time() + options.seconds
@@ -104,7 +114,7 @@ class ClusterWorld:
             for number in range(CLIENTS)
         ]
 
-    def _make_host(self, name: str) -> Host:
+    def _make_host(self, name: str, bootstrap: Configuration | None) -> Host:
         rng = random.Random(f"{self.options.seed}/{name}/clock")
         return Host(
             name=name,
@@ -112,13 +122,29 @@ class ClusterWorld:
             journal=MemoryDisk(name.encode().ljust(16, b".")),
             state=MemoryStateDisk(),
             spool=SpoolFile(Path(self._directory.name) / name),
-            bootstrap=self.first,
+            bootstrap=bootstrap,
         )
+
+    def replace_host(self, name: str, *, bootstrap: Configuration | None) -> Host:
+        """Let a host begin with empty disks, perhaps the first of its name; it is not started."""
+        self.kill(name, power_loss=True)
+        before = self.hosts.get(name)
+        host = self._make_host(name, bootstrap)
+        host.spool.path.unlink(missing_ok=True)
+        self._hosts_replaced += 1
+        host.journal = MemoryDisk(f"{name}/{self._hosts_replaced}".encode().ljust(16, b"."))
+        if before is None:
+            self.network.extend(name)
+            self._clear_s[name] = 0.0
+        else:
+            host.clock, host.lives = before.clock, before.lives
+        self.hosts[name] = host
+        return host
 
     @property
     def present(self) -> list[str]:
-        """The members there are, running or not."""
-        return list(self.hosts)
+        """The members there are, running or not, but for those that have gone for good."""
+        return [name for name in self.hosts if name not in self.seats.gone]
 
     @property
     def wishes(self) -> list[Wish]:
@@ -137,7 +163,7 @@ class ClusterWorld:
 
     def start(self, name: str) -> None:
         """Start a member that is down, as soon as what it had launched is dead."""
-        if name in self.lives or name in self.frozen:
+        if name in self.lives or name in self.frozen or name in self.seats.gone:
             return
         if self.loop.time() < self._clear_s[name]:
             self.loop.call_at(self._clear_s[name] + 0.001, self.start, name)
@@ -147,6 +173,9 @@ class ClusterWorld:
         except BrokenOff as killed:
             self.oracle.note(killed)
             self.restart_later(name, BROKEN_OFF_S)
+        except MemberRemoved as error:
+            if not self.seats.ends(name, error):
+                self.oracle.failure = self.oracle.failure or error
 
     def restart_later(self, name: str, seconds: float) -> None:
         self.loop.call_later(seconds, self.start, name)
@@ -170,6 +199,8 @@ class ClusterWorld:
             self.oracle.counts["exits"] += 1
             self._clear_s[name] = life.kill(power_loss=False)
             self._dead.append(life)
+            if name in self.seats.gone:
+                return
             self.restart_later(name, self.rng.uniform(*RESTART_S))
 
     # --- The run ----------------------------------------------------------------------------
@@ -209,6 +240,8 @@ class ClusterWorld:
             self.loop.create_task(client.run(JOBS_PER_CLIENT), name=f"client {number}")
             for number, client in enumerate(self.clients)
         ]
+        if self.operator is not None:
+            users.append(self.loop.create_task(self.operator.run(), name="operator"))
         if self.options.kind == "behind":
             users.append(self.loop.create_task(Absences(self).run(), name="absences"))
         try:
@@ -272,6 +305,7 @@ class ClusterWorld:
         cluster_faults.heal(self, set(self.hosts))
         for name in self.hosts:
             self.start(name)
+        operator = self.operator and self.loop.create_task(self.operator.finish())
         finishing = [self.loop.create_task(client.finish()) for client in self.clients]
         deadline_s = self.loop.time() + SETTLE_S_MAX
         try:
@@ -286,14 +320,16 @@ class ClusterWorld:
                     finishing = [self.loop.create_task(c.finish()) for c in self.clients]
                 await asyncio.sleep(0.5)
         finally:
-            for task in finishing:
+            for task in (*finishing, *((operator,) if operator else ())):
                 task.cancel()
         self.oracle.check()
 
     def _restless(self) -> str:
         """Return what has not come to its end yet; nothing if all has."""
-        if len(self.lives) < len(self.hosts):
+        if self.lives.keys() != set(self.present):
             return "members are down"
+        if self.operator is not None and (unsettled := self.seats.restless()):
+            return unsettled
         applied = {life.node.applied_index for life in self.lives.values()}
         if max(applied) - min(applied) > 3:
             return f"members have applied {sorted(applied)}"

@@ -95,15 +95,7 @@ class Oracle:
 
     def check_configurations(self, first: Configuration) -> None:
         """S16: majorities of configurations that follow on each other have a member in common."""
-        before = first
-        for index, after in sorted(self.configurations.items()):
-            quorums = len(before.voters) // 2 + len(after.voters) // 2 + 2
-            if quorums <= len(before.voters | after.voters):
-                raise SafetyViolated(
-                    f"At entry {index} the voters {sorted(before.voters)} become "
-                    f"{sorted(after.voters)}: either could decide without the other."
-                )
-            before = after
+        check_configurations(first, self.configurations)
 
     def check_end(self, states: dict[str, list[bytes]]) -> None:
         """All members have the same state, with every acknowledged command in it once."""
@@ -121,6 +113,23 @@ class Oracle:
                 f"{len(lost)} of {len(self.acknowledged)} acknowledged commands are not in the "
                 f"state exactly once, {lost[0][:40]!r} is one."
             )
+
+
+def check_configurations(first: Configuration, following: dict[int, Configuration]) -> None:
+    """S16: majorities of configurations that follow on each other have a member in common.
+
+    Raises:
+        SafetyViolated: some two have not.
+    """
+    before = first
+    for index, after in sorted(following.items()):
+        quorums = len(before.voters) // 2 + len(after.voters) // 2 + 2
+        if quorums <= len(before.voters | after.voters):
+            raise SafetyViolated(
+                f"At entry {index} the voters {sorted(before.voters)} become "
+                f"{sorted(after.voters)}: either could decide without the other."
+            )
+        before = after
 
 
 def _shown(fact: object) -> str:

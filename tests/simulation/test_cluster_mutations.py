@@ -6,7 +6,7 @@ import pytest
 
 from tests.simulation.cluster_mutations import MUTATIONS
 from tests.simulation.cluster_run import judge
-from tests.simulation.cluster_world import Mode, Options
+from tests.simulation.cluster_world import Kind, Mode, Options
 from tests.simulation.test_cluster_scenarios import MISSED
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
@@ -23,11 +23,13 @@ FOUND_BY_CHANCE: list[tuple[str, range]] = [
     ("given_up_and_sent_all_the_same", range(10)),
     ("planned_past_the_overdue", range(20)),
 ]
-# The same where members are left behind by the log.
-FOUND_BEHIND: list[tuple[str, Mode, range]] = [
-    ("log_forgets_what_was_applied", "power", range(2, 22)),
-    ("log_forgets_what_was_flushed", "safety", range(5, 25)),
-    ("commit_moves_with_snapshot", "safety", range(5, 25)),
+# The same where members are left behind by the log, or come and go.
+FOUND_OF_KIND: list[tuple[str, Kind, Mode, range]] = [
+    ("log_forgets_what_was_applied", "behind", "power", range(2, 22)),
+    ("log_forgets_what_was_flushed", "behind", "safety", range(5, 25)),
+    ("commit_moves_with_snapshot", "behind", "safety", range(5, 25)),
+    ("removed_member_renews_its_lease", "changing", "safety", range(11, 31)),
+    ("emptied_disk_accepted", "changing", "safety", range(6, 26)),
 ]
 
 
@@ -40,18 +42,18 @@ def test_a_rule_taken_out_is_noticed(rule: str, seeds: range) -> None:
 
 
 @pytest.mark.parametrize(
-    ("rule", "mode", "seeds"), FOUND_BEHIND, ids=[rule for rule, _, _ in FOUND_BEHIND]
+    ("rule", "kind", "mode", "seeds"), FOUND_OF_KIND, ids=[rule for rule, *_ in FOUND_OF_KIND]
 )
-def test_a_rule_taken_out_is_noticed_by_who_was_left_behind(
-    rule: str, mode: Mode, seeds: range
+def test_a_rule_taken_out_is_noticed_by_runs_of_its_kind(
+    rule: str, kind: Kind, mode: Mode, seeds: range
 ) -> None:
-    """The same with a log that forgets early."""
-    options = (Options(seed=seed, mode=mode, kind="behind") for seed in seeds)
+    """The same with a log that forgets early, or with members that change."""
+    options = (Options(seed=seed, mode=mode, kind=kind) for seed in seeds)
     assert any(judge(one, mutation=rule).failure for one in options)
 
 
 def test_every_rule_is_looked_after() -> None:
     """By chance or by a scenario."""
-    noticed = {rule for rule, *_ in (*FOUND_BY_CHANCE, *FOUND_BEHIND)}
+    noticed = {rule for rule, *_ in (*FOUND_BY_CHANCE, *FOUND_OF_KIND)}
     noticed |= {rule for _, rule in MISSED}
     assert noticed == set(MUTATIONS)

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 
 import pytest
 
+from consensus.state.commands import RemoveMember, SeatDone
 from node.services.cleaner import PERIOD_S
 from storage import keys
 from tests.simulation.cluster_absences import left_behind
@@ -180,6 +181,24 @@ def left_behind_while_it_runs(play: ClusterScene) -> None:
     assert {play.outcome(other, holder) for other in others} == {"succeeded"}
 
 
+def removed_while_it_leads(play: ClusterScene) -> None:
+    """It hands leadership over and goes, and what it runs is run by another when it is dead."""
+    leader = play.leader()
+    job = play.job(60.0, deaf=True)
+    while play.holder(job) != leader:
+        job = play.job(60.0, deaf=True)
+    other = next(life for name, life in play.world.lives.items() if name != leader)
+    asked = other.ask(lambda node: node.propose((RemoveMember(leader),), timeout_s=5.0))
+    assert play.world.loop.run_until_complete(asked) == (SeatDone(leader),)
+    play.until(lambda: leader not in play.world.lives)
+    assert play.oracle.counts["members left"] == 1
+    play.until(lambda: len(play.launches(job)) == 2)
+    first, second = play.launches(job)
+    assert first.ended_s is not None
+    assert first.ended_s < second.started_s
+    play.until(lambda: not play.world.seats.restless())
+
+
 SCENARIOS: list[tuple[Callable[[ClusterScene], None], tuple[str, ...]]] = [
     (
         paused_beyond_its_lease,
@@ -196,13 +215,17 @@ SCENARIOS: list[tuple[Callable[[ClusterScene], None], tuple[str, ...]]] = [
     (repeated_elsewhere, ("answers_not_remembered",)),
     (a_leader_from_the_future, ("clock_believed",)),
     (left_behind_while_it_runs, ("attempts_outlive_their_life",)),
+    (removed_while_it_leads, ("leader_to_go_stays", "runs_of_a_removed_member_forgotten")),
 ]
 # With a short lease, the margins would cover for the rule.
 LEASES_MS: dict[Callable[[ClusterScene], None], int] = {
     answered_late: 10_000,
     left_behind_while_it_runs: 20_000,
 }
-KINDS: dict[Callable[[ClusterScene], None], Kind] = {left_behind_while_it_runs: "behind"}
+KINDS: dict[Callable[[ClusterScene], None], Kind] = {
+    left_behind_while_it_runs: "behind",
+    removed_while_it_leads: "changing",
+}
 MISSED = [(play, rule) for play, rules in SCENARIOS for rule in rules]
 
 

@@ -77,6 +77,11 @@ def test_members_that_were_left_behind_come_back_by_snapshots() -> None:
     check(runs("safety", 6, 5, kind="behind") + runs("power", 7, 3, kind="behind"))
 
 
+def test_members_come_and_go_while_everything_else_goes_wrong() -> None:
+    """Who has its seat and its disk is never told to go; what others held is not forgotten."""
+    check(runs("safety", 8, 3, kind="changing") + runs("power", 9, 2, kind="changing"))
+
+
 def test_a_batch_in_which_too_little_happened_is_invalid() -> None:
     """Green alone proves nothing."""
     options = [Options(seed=seed, kind="behind") for seed in range(20)]

@@ -16,8 +16,9 @@ from typing import Any, ParamSpec, TypeVar
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-# 2026-01-01T00:00:00Z, where every simulated run begins.
+# 2026-01-01T00:00:00Z, where every simulated run begins, and what the loop's clock shows then.
 EPOCH_MS = 1_767_225_600_000
+BEGIN_S = 1000.0
 # What reading a clock costs. Loops that are bounded by time alone would never end without.
 READ_COST_S = 5e-6
 
@@ -44,7 +45,7 @@ class VirtualLoop(asyncio.BaseEventLoop):
 
     def __init__(self) -> None:
         super().__init__()
-        self._now_s = 1000.0
+        self._now_s = BEGIN_S
         self._selector = _Selector(self)
 
     def time(self) -> float:

@@ -95,10 +95,10 @@ class VirtualNetwork:
             self._dial(*_key(sender, receiver))
 
     def split(self, groups: Iterable[Iterable[str]]) -> None:
-        """Block every link between members of different groups."""
+        """Block every link between members of different groups; who is in none is left alone."""
         where = {member: number for number, group in enumerate(groups) for member in group}
         for a, b in self.links:
-            if where[a] != where[b]:
+            if a in where and b in where and where[a] != where[b]:
                 self.block(a, b)
 
     def heal(self) -> None:

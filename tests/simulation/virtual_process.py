@@ -24,7 +24,7 @@ from inspect import CORO_CREATED, getcoroutinestate
 from types import CoroutineType
 from typing import Any
 
-from tests.simulation.virtual_loop import EPOCH_MS, READ_COST_S, VirtualLoop
+from tests.simulation.virtual_loop import BEGIN_S, EPOCH_MS, READ_COST_S, VirtualLoop
 
 # Timers may be this early by rounding; the loop then takes them for due all the same.
 RESOLUTION_S = 1e-6
@@ -40,6 +40,8 @@ class HostClock:
     def __init__(self, world: VirtualLoop, rng: random.Random) -> None:
         self._world = world
         self._since_s = world.time()
+        # The true time of day at that instant.
+        self._since_ms = EPOCH_MS + int((self._since_s - BEGIN_S) * 1000)
         self._base_s = rng.uniform(100.0, 1e6)
         self.rate = rng.uniform(0.995, 1.005)
         self._wall_rate = 1.0 + rng.uniform(-2e-4, 2e-4)
@@ -61,7 +63,7 @@ class HostClock:
 
     def wall_ms(self) -> int:
         elapsed_ms = (self._world.time() - self._since_s) * 1000 * self._wall_rate
-        return EPOCH_MS + int(elapsed_ms + self._wall_error_ms) + self.jumped_ms
+        return self._since_ms + int(elapsed_ms + self._wall_error_ms) + self.jumped_ms
 
 
 class ProcessEnvironment:

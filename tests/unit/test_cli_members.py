@@ -65,7 +65,7 @@ class Cluster:
         proof = bytes.fromhex(asked.document["proof"])
         if sha256(proof).hexdigest() != self.issued["token_hash"]:
             return problem(403, "token_invalid")
-        seat = Seat("n4", asked.document["address"], "learner", b"4" * 16)
+        seat = Seat("n4", asked.document["address"], "learner", sha256(proof).digest()[:16])
         self.configuration = THREE.having(seat)
         return Reply(document={"name": "n4", "bundle": self.issued["bundle"]}, status=202)
 
@@ -132,6 +132,34 @@ def test_an_interrupted_join_goes_on(
     (place / "cluster.toml").unlink()
     assert join(token, place) == exits.OK
     assert cluster.keys[0] == cluster.keys[1]
+
+
+def test_whoever_joins_waits_for_its_own_seat(
+    api: StubApi, authority: Path, tmp_path: Path, capsys: Captured
+) -> None:
+    """A seat of the same name that is still to go makes nobody a member.
+
+    Who began with it would hear that it was removed, and its token would be used up.
+    """
+    cluster = Cluster(api)
+    run(["cluster", "token", "n4", "--authority", str(authority)])
+    token = capsys.readouterr().out.strip()
+    left = [THREE.having(Seat("n4", "10.0.0.9:7901", "voter", b"before")), THREE]
+
+    def show(asked: Asked) -> Reply:
+        present = cluster.configuration
+        cluster.configuration = left.pop(0) if left else present
+        reply = cluster.show(asked)
+        cluster.configuration = present
+        return reply
+
+    api.do("GET", "/v1/cluster/configuration", show)
+    place = tmp_path / "n4"
+    assert join(token, place) == exits.OK
+    data_dir = load_config(place / "cluster.toml", {}, {}).node.data_dir
+    journal = LmdbJournal(data_dir / "journal", cluster="c", member="n4", environment=ENVIRONMENT)
+    assert journal.configuration == (60, encode_configuration(cluster.configuration))
+    journal.close()
 
 
 def test_a_cluster_of_another_authority_is_refused(
