@@ -37,6 +37,7 @@ from api.json_text import canonical, parse_json
 from api.problems import Problem, not_carried_out, refused
 from consensus.errors import ConsensusError
 from consensus.state.commands import JobDone, PutJob, Refused, Result
+from storage.clock import new_id
 from storage.limits import (
     BATCH_BODY_BYTES_MAX,
     BATCH_BYTES_MAX,
@@ -113,10 +114,13 @@ async def _groups(
     """Read the items and yield those that are valid, in groups."""
     group: list[_Item] = []
     size = 0
+    # What is read in one go is read as of one time: to ask for it takes a while.
+    now_ms = call.now_ms()
     for index, item in enumerate(items):
         if index % SLICE_ITEMS == SLICE_ITEMS - 1:
             await asyncio.sleep(0)
-        _read(call, item, index, repeatable)
+            now_ms = call.now_ms()
+        _read(call, item, index, repeatable, now_ms)
         if item.request is None:
             continue
         bytes_needed = len(item.request.encoded) + COMMAND_BYTES
@@ -129,19 +133,19 @@ async def _groups(
         yield group
 
 
-def _read(call: Call, item: _Item, index: int, repeatable: Repeatable | None) -> None:
-    """Turn an item into its command, or answer it with its problem."""
-    job = changes.new_job(call)
+def _read(call: Call, item: _Item, index: int, repeatable: Repeatable | None, now_ms: int) -> None:
+    """Turn an item into its command as of `now_ms`, or answer it with its problem."""
+    job = new_id(call.cluster.environment, now_ms)
     try:
         item.document = parse_json(item.text)
-        item.request = parsed(call, item.document, born_ms(job))
+        item.request = parsed(call, item.document, now_ms)
     except Problem as problem:
         item.answer = _failure(call, problem)
         return
     key = None
     if repeatable is not None:
         key = repeatable.request_key(canonical(item.document), index)
-    item.command = changes.creation(job, item.request, born_ms(job), key)
+    item.command = changes.creation(job, item.request, now_ms, key)
 
 
 async def _create(call: Call, group: Sequence[_Item]) -> None:
