@@ -53,12 +53,17 @@ class FaultList:
         if len(self.faults) < FAULTS_MAX:
             self.faults.append(Fault(pointer, code, detail))
 
-    def parse(self, pointer: str, parser: Callable[[object], T], value: object) -> T | None:
-        """Return `parser(value)`, or None after recording why it was rejected."""
+    def parse(
+        self, pointer: str, key: str, parser: Callable[[object], T], value: object
+    ) -> T | None:
+        """Return `parser(value)`, or None after recording why it was rejected.
+
+        The value is the member `key` of what is at `pointer`.
+        """
         try:
             return parser(value)
         except Rejected as rejected:
-            self.add(pointer, rejected.code, rejected.detail)
+            self.add(child(pointer, key), rejected.code, rejected.detail)
             return None
 
     def __bool__(self) -> bool:
