@@ -8,12 +8,16 @@ a `Fault` with a pointer. Both are bounded, for the input may be hostile.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 # Enough to repair a document in one go; more would only lengthen the answer to junk.
 FAULTS_MAX = 50
 # Long enough to recognise one's own input, short enough for a line of a terminal.
 SHOWN_CHARACTERS_MAX = 48
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,19 @@ class FaultList:
         """Record a fault; what exceeds the bound is dropped, the document is bad anyway."""
         if len(self.faults) < FAULTS_MAX:
             self.faults.append(Fault(pointer, code, detail))
+
+    def parse(
+        self, pointer: str, key: str, parser: Callable[[object], T], value: object
+    ) -> T | None:
+        """Return `parser(value)`, or None after recording why it was rejected.
+
+        The value is the member `key` of what is at `pointer`.
+        """
+        try:
+            return parser(value)
+        except Rejected as rejected:
+            self.add(child(pointer, key), rejected.code, rejected.detail)
+            return None
 
     def __bool__(self) -> bool:
         return bool(self.faults)

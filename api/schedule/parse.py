@@ -87,11 +87,7 @@ class _Reader:
         """Return the parsed member `key`; None if it is absent or wrong."""
         if key not in self._raw:
             return None
-        try:
-            return parser(self._raw[key])
-        except Rejected as rejected:
-            self._faults.add(child(self._pointer, key), rejected.code, rejected.detail)
-            return None
+        return self._faults.parse(self._pointer, key, parser, self._raw[key])
 
     def expression(self, seed: bytes) -> str | None:
         """Return the canonical form of the member `cron`."""

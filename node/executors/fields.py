@@ -28,7 +28,7 @@ def check_fields(
             hint = f' Did you mean "{near[0]}"?' if near else f" Known: {', '.join(checks)}."
             faults.add(child(pointer, name), "unknown_field", f"No such field.{hint}")
         else:
-            faults.parse(child(pointer, name), checks[name], value)
+            faults.parse(pointer, name, checks[name], value)
     for name in required:
         if name not in action:
             faults.add(child(pointer, name), "missing_field", f'"{name}" is required.')
