@@ -187,6 +187,14 @@ class Run(msgspec.Struct, frozen=True, array_like=True, tag="run"):
     output_bytes: int = 0
     attempts: tuple[Attempt, ...] = ()
 
+    @property
+    def tries(self) -> int:
+        """How many of its attempts count against the job's retries: those that were not lost.
+
+        What a member's end or restart costs is no failure of the job.
+        """
+        return self.number - sum(attempt.outcome == "lost" for attempt in self.attempts)
+
 
 class Skip(msgspec.Struct, frozen=True, array_like=True, tag="skip"):
     """One or more occurrences that were decided not to be launched, and why.

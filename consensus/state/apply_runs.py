@@ -59,7 +59,7 @@ def _tried_again(run: Run, state: JobState, item: Ended) -> bool:
     return (
         item.outcome in RETRIED_OUTCOMES
         and item.retry_start_ms is not None
-        and run.number < state.policy.attempts_max
+        and run.tries < state.policy.attempts_max
         and run.cancel_reason is None
         and state.status != "deleted"
     )

@@ -297,9 +297,9 @@ class Worker:
         if (
             definition is not None
             and not result.fatal
-            and run.number < definition.retry.attempts_max
+            and run.tries < definition.retry.attempts_max
         ):
-            retry_ms = now_ms + retry_delay_ms(definition.retry, held.key, run.number)
+            retry_ms = now_ms + retry_delay_ms(definition.retry, held.key, run.tries)
         output = result.output
         self._reporter.ended(
             Ended(

@@ -163,6 +163,21 @@ def test_past_attempts_are_kept_up_to_a_bound(lab: Lab) -> None:
 # --- Losses ---------------------------------------------------------------------------------
 
 
+def test_an_attempt_that_was_lost_is_no_try_of_the_job(lab: Lab) -> None:
+    """A restart of its member must not cost a run the tries that it has for failures."""
+    run = lab.launch(holder := lab.join(), lab.create(attempts_max=2))
+    for _ in range(3):
+        lab.end(run, "lost")
+        lab.claim_run(holder, run)
+    assert (lab.run(run).number, lab.run(run).tries) == (4, 1)
+    lab.end(run, "failed", retry_start_ms=lab.now_ms)
+    assert lab.run(run).state == "queued"
+    lab.claim_run(holder, run)
+    assert lab.run(run).tries == 2
+    lab.end(run, "failed", retry_start_ms=lab.now_ms)
+    assert lab.run(run).outcome == "failed"
+
+
 def test_a_lost_run_is_launched_again_at_least_once(lab: Lab) -> None:
     """With a higher fence, by whoever claims it; the old holder's report does not count."""
     job, holder = lab.create(), lab.join()
