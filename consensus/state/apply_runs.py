@@ -192,15 +192,22 @@ def _release(context: Context, key: bytes, before: JobState, outcome: Outcome) -
 
 
 def promote(context: Context, state: JobState) -> JobState:
-    """Let the run that waits, if there is one, take its place among the live ones."""
+    """Let the run that waits, if there is one, take its place among the live ones.
+
+    It stands where its job wants it now, which may have changed while it waited.
+    """
     key = state.waiting
     if key is None:
         return state
     run = context.run(key)
-    start_ms = max(run.start_ms, context.clock_ms)
-    context.save_run(
-        key, run, replace(run, state=advance(run.state, "promoted"), start_ms=start_ms)
+    queued = replace(
+        run,
+        state=advance(run.state, "promoted"),
+        start_ms=max(run.start_ms, context.clock_ms),
+        priority=state.policy.priority,
+        band=band_under(state.policy),
     )
+    context.save_run(key, run, queued)
     return replace(state, live=(*state.live, key), waiting=None)
 
 

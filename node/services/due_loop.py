@@ -268,17 +268,6 @@ class DueLoop:
             rank = self._selective_rank(partition, subject[:16])
         return None if rank is None else self._visible_ms(rank, start_ms)
 
-    def _may_run(self, run: bytes, band: int) -> bool:
-        """Return whether a queued run may be run here.
-
-        One that has waited for others stands where its job wanted it when it was made, and
-        the job may have got a placement since.
-        """
-        if band >= keys.SELECTIVE_BAND:
-            return True
-        job = run[: keys.JOB_ID_BYTES]
-        return self._selective_rank(keys.partition_of(job), job) is not None
-
     def _selective_rank(self, partition: int, job: bytes) -> int | None:
         raw = self._view.get(keys.JOB_STATE + job)
         if raw is None:
@@ -316,7 +305,7 @@ class DueLoop:
         self, subject: bytes, band: int, start_ms: int, now_ms: int
     ) -> ClaimOccurrence | ClaimRun | None:
         if len(subject) > keys.JOB_ID_BYTES:
-            return ClaimRun(subject, start_ms) if self._may_run(subject, band) else None
+            return ClaimRun(subject, start_ms)
         raw = self._view.get(keys.JOB_STATE + subject)
         state = None if raw is None else models.decode_job_state(raw)
         if state is None or state.start_ms != start_ms:

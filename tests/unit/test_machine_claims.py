@@ -317,6 +317,18 @@ def test_a_promoted_run_does_not_start_before_its_instant(lab: Lab) -> None:
     assert lab.run(second).start_ms == FIRST_DUE_MS + STEP_MS
 
 
+def test_a_promoted_run_stands_where_its_job_wants_it_by_then(lab: Lab) -> None:
+    """An edit while it waits moves it, as it moves those that are queued."""
+    job, holder = lab.create(overlap="buffer_one"), lab.join()
+    first, second = lab.launch(holder, job), lab.launch(holder, job)
+    changed = policy(overlap="buffer_one", priority=90, selective=True)
+    lab.apply(lab.edit(job, keep_cursor=True, policy=changed))
+    lab.end(first)
+    promoted = lab.run(second)
+    assert (promoted.priority, promoted.band) == (90, keys.band_of(90, selective=True))
+    assert (promoted.start_ms, second) in lab.due()
+
+
 def test_cancel_other_asks_the_live_run_to_stop_and_waits_for_it(lab: Lab) -> None:
     """The newer run takes its place when it has come to its end, not before."""
     job, holder = lab.create(overlap="cancel_other"), lab.join()
