@@ -22,6 +22,9 @@ logger = logging.getLogger(__name__)
 
 # Long enough that short runs cost one log record instead of two, short enough for a page.
 START_HELD_S = 0.2
+# A loop may ring a timer early by the resolution of its clock. Who then finds nothing due asks
+# for the same instant again and is rung at once, for as long as the clock does not move.
+EARLY_S = 0.001
 # What an item of a report takes beside output and detail: keys, times, a fence.
 ITEM_BYTES = 256
 
@@ -115,7 +118,7 @@ class Reporter:
         items: list[Started | Ended] = []
         size = 0
         for key, (due_s, start) in list(self._starts.items()):
-            if due_s > now_s or len(items) >= REPORT_ITEMS_MAX:
+            if due_s > now_s + EARLY_S or len(items) >= REPORT_ITEMS_MAX:
                 break
             del self._starts[key]
             items.append(start)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from consensus.state.commands import (
     Report,
     Reported,
     Result,
+    Started,
     encode_batch,
 )
 from node.services.reporter import Reporter
@@ -47,6 +50,19 @@ async def test_any_number_of_ends_goes_in_reports_that_fit(tmp_path: Path, chara
     while await reporter.run_once(0.0):
         pass
     assert (door.items, reporter.waiting) == (REPORT_ITEMS_MAX, 0)
+    spool.close()
+
+
+async def test_a_start_is_told_though_its_timer_rings_early(tmp_path: Path) -> None:
+    """Asking for the same instant again, a loop whose clock stands still would turn for ever."""
+    door, spool = Measuring(), Spool(tmp_path / "spool")
+    reporter = Reporter(door, spool)
+    before_s = asyncio.get_running_loop().time()
+    reporter.started(Started(bytes(29), 1, 7, 1))
+    assert not await reporter.run_once(before_s)
+    (due_s, _) = next(iter(reporter._starts.values()))
+    assert await reporter.run_once(due_s - time.get_clock_info("monotonic").resolution)
+    assert door.items == 1
     spool.close()
 
 
