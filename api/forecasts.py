@@ -1,16 +1,14 @@
 """What a schedule will do next, as the answer to its creation shows it.
 
-Working out occurrences and warnings costs more than all the rest of creating a job, and
-many jobs share an expression, so the forecast of an expression is remembered. It holds
+Working out an expression's occurrences and warnings costs more than all the rest of
+creating a job, and many jobs share an expression, so its forecast is remembered. It holds
 until its first occurrence, and for an hour at most, because the warnings look a certain
-time ahead. The occurrences of an interval are a division; its warnings do not depend on
-its phase and are remembered for good.
+time ahead. Of the other kinds both are little more than a division.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from api import schedule
@@ -41,11 +39,6 @@ _remembered: dict[ScheduleSpec, _Remembered] = {}
 
 def forecast(spec: ScheduleSpec, now_ms: int) -> Forecast:
     """Return the next occurrences after `now_ms` and the warnings about a schedule."""
-    if spec.kind == "every" and spec.not_after_ms is None:
-        count = min(SHOWN_NEXT, spec.max_runs or SHOWN_NEXT)
-        coming = schedule.occurrences(spec, now_ms, TIME_MS_MAX, count)
-        shown = [format_time(at_ms) for at_ms in coming]
-        return Forecast(shown, _interval_warnings(spec.every_ms))
     if spec.kind != "cron":
         return _forecast(spec, now_ms)[0]
     known = _remembered.get(spec)
@@ -60,19 +53,13 @@ def forecast(spec: ScheduleSpec, now_ms: int) -> Forecast:
     return found
 
 
-@lru_cache(maxsize=REMEMBERED_MAX)
-def _interval_warnings(every_ms: int | None) -> list[dict[str, str]]:
-    """Return what may surprise about an interval without an end, whatever its phase."""
-    spec = ScheduleSpec(kind="every", every_ms=every_ms, anchor_ms=0)
-    return _forecast(spec, 0)[0].warnings
-
-
 def _forecast(spec: ScheduleSpec, now_ms: int) -> tuple[Forecast, int]:
-    explained = schedule.explain(spec, now_ms, SHOWN_NEXT)
-    next_runs = [format_time(at_ms) for at_ms, _ in explained.occurrences]
-    warnings = [{"code": code, "detail": detail} for code, detail in explained.warnings]
-    first_ms = explained.occurrences[0][0] if explained.occurrences else TIME_MS_MAX
-    return Forecast(next_runs, warnings), first_ms
+    count = min(SHOWN_NEXT, spec.max_runs or SHOWN_NEXT)
+    coming = schedule.occurrences(spec, now_ms, TIME_MS_MAX, count)
+    found = schedule.warnings(spec, now_ms, over=not coming)
+    warnings = [{"code": code, "detail": detail} for code, detail in found]
+    first_ms = coming[0] if coming else TIME_MS_MAX
+    return Forecast([format_time(at_ms) for at_ms in coming], warnings), first_ms
 
 
 def upcoming(

@@ -25,6 +25,7 @@ from bench import (
     p5_lateness,
     p6_top_of_hour,
     p7_leader_death,
+    p12_absence,
     p12_snapshot,
     report,
 )
@@ -40,6 +41,7 @@ BENCHMARKS: dict[str, Callable[[float], Awaitable[Section]]] = {
     "p6": p6_top_of_hour.run,
     "p7": p7_leader_death.run,
     "p12": p12_snapshot.run,
+    "absence": p12_absence.run,
 }
 INTRODUCTION = """\
 Three members and the load generator share this machine; journals are synced, and members

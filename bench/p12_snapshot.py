@@ -92,25 +92,26 @@ async def _rejoin(size: int) -> Rejoin:
         await create_all(source, jobs)
         await asyncio.sleep(max(0.0, (first_ms - now_ms()) / 1_000) + 2.0)
         began_ms = now_ms()
-        ready_s = await _return(cluster, victim)
+        ready_s = await come_back(cluster, victim)
         ready_ms = now_ms()
         await asyncio.sleep(max(0.0, (first_ms - now_ms()) / 1_000 + seconds))
         runs = await ended_runs(source, asked, DRAIN_S)
-        installed = await _metric(cluster.clients[victim], "snapshots_installed")
+        installed = await metric(cluster.clients[victim], "snapshots_installed")
         if installed != 1:
             raise RuntimeError(f"The member came back by {installed:.0f} snapshots, not by one.")
-        state_bytes = await _metric(source, "state_bytes")
+        state_bytes = await metric(source, "state_bytes")
         name = cluster.members[victim].name
     others = [run for run in started(runs) if run["member"] != name]
     meanwhile = [run for run in others if began_ms <= parse_ms(run["scheduled_at"]) <= ready_ms]
     ended = sum(run["state"] == "ended" for run in runs)
     return Rejoin(
-        state_bytes, ready_s, _late(meanwhile),
-        _late([run for run in others if parse_ms(run["scheduled_at"]) > ready_ms]), asked - ended,
+        state_bytes, ready_s, late_ms(meanwhile),
+        late_ms([run for run in others if parse_ms(run["scheduled_at"]) > ready_ms]), asked - ended,
     )  # fmt: skip
 
 
-def _late(runs: list[Any]) -> list[int]:
+def late_ms(runs: list[Any]) -> list[int]:
+    """Return how late each of some runs started."""
     return [lateness_ms(run) for run in runs]
 
 
@@ -142,7 +143,7 @@ async def _push_out(client: Client) -> None:
     await asyncio.gather(*(write(writer) for writer in range(WRITERS)))
 
 
-async def _return(cluster: Cluster, victim: int) -> float:
+async def come_back(cluster: Cluster, victim: int) -> float:
     """Start a member again; return how many seconds later it was ready."""
     began_s = time.monotonic()
     await cluster.restart(victim)
@@ -157,7 +158,8 @@ async def _return(cluster: Cluster, victim: int) -> float:
     raise RuntimeError(f"The member was not ready in {READY_S_MAX:.0f} s:\n{cluster.log_tail()}")
 
 
-async def _metric(client: Client, name: str) -> float:
+async def metric(client: Client, name: str) -> float:
+    """Return what a member's metric of that name stands at, without its labels."""
     text = (await client.send("GET", "/metrics")).body.decode()
     found = re.search(rf"^cronclave_{name} (\S+)$", text, re.MULTILINE)
     if found is None:

@@ -49,9 +49,11 @@ class Raft(RaftView):
     """One member of a consensus group; all methods belong to the event loop's thread.
 
     `apply` gets newly committed entries in order, each exactly once per process, beginning
-    behind `applied_index`; it must not raise. `receive` gets messages that other members
-    sent with `send`. `on_leadership` hears when this member begins and ceases to lead.
-    `on_fatal` is called once, with the reason, when the member cannot go on.
+    behind `applied_index`; it must not raise. While `may_apply` is false it gets none, and
+    the bounds of what is in flight hold up those who propose; `trim` looks again. `receive`
+    gets messages that other members sent with `send`. `on_leadership` hears when this member
+    begins and ceases to lead. `on_fatal` is called once, with the reason, when the member
+    cannot go on.
 
     `bootstrap` is the first configuration of the cluster, the same on all its first members.
     The journal remembers it; from then on the journal and the log say who belongs together. A
@@ -84,11 +86,13 @@ class Raft(RaftView):
         on_fatal: Callable[[BaseException], None],
         writer: Executor | None = None,
         snapshots: SnapshotPorts | None = None,
+        may_apply: Callable[[], bool] = lambda: True,
     ) -> None:
         self._network = network
         self._environment = environment
         self._settings = settings
         self._apply = apply
+        self._may_apply = may_apply
         self._on_leadership = on_leadership
         self._on_fatal = on_fatal
         self._log = RaftLog(journal, settings, applied_index, bootstrap)
@@ -259,6 +263,8 @@ class Raft(RaftView):
         The tail stays that the settings ask for, so that short absences need no snapshot.
         """
         self._log.trim(min(index, self.applied_index), self.snapshots.held_index())
+        if self.applied_index < self.commit_index:
+            self._wake()
 
     # --- Turns ------------------------------------------------------------------------
 
@@ -307,7 +313,7 @@ class Raft(RaftView):
             self._network.set_peers({name: seat.address for name, seat in peers.items()})
 
     def _apply_committed(self) -> None:
-        entries = self._core.committed()
+        entries = self._core.committed() if self._may_apply() else []
         if not entries:
             return
         self._apply(entries)

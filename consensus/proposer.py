@@ -45,7 +45,13 @@ CHECK_S = 0.1
 DEADLINE_SLACK_MS = 2_000
 # Without a leader for this long, an election is not what one is waiting for.
 LEADERLESS_S_MAX = 3.0
+# What has come to the leader and is in no entry yet: half a minute of a quick disk's work.
 INBOX_BATCHES_MAX = 4_096
+INBOX_BYTES_MAX = 64 * 1_048_576
+# What an entry adds around its batches; a batch that comes alone has to fit as well.
+ENTRY_OVERHEAD_BYTES = 4_096
+SESSION_BYTES = 16
+SEQUENCE_MAX = 2**63 - 1
 
 
 class Log(Protocol):
@@ -114,6 +120,7 @@ class Proposer:
         self._waiting_commands = 0
         self._flights: dict[int, _Flight] = {}
         self._inbox: deque[bytes] = deque()
+        self._inbox_bytes = 0
         self._pump_scheduled = False
         self._check_timer: asyncio.TimerHandle | None = None
         self._leaderless_since_s: float | None = environment.monotonic_s()
@@ -147,6 +154,8 @@ class Proposer:
             return await wish.future
         finally:
             timer.cancel()
+            if wish.future.cancelled():
+                self._withdraw(wish)
 
     def _refuse_leaderless(self) -> None:
         since_s = self._leaderless_since_s
@@ -156,15 +165,21 @@ class Proposer:
     def _give_up(self, wish: _Wish) -> None:
         if wish.future.done():
             return
-        self._unpack_unsent(wish)
-        if wish in self._waiting:
-            self._waiting.remove(wish)
-            self._waiting_commands -= len(wish.commands)
+        if self._withdraw(wish):
             wish.future.set_exception(NoQuorum("No leader took the command in time."))
         else:
             wish.future.set_exception(
                 OutcomeUnknown("The command was sent, but not decided in time.")
             )
+
+    def _withdraw(self, wish: _Wish) -> bool:
+        """Forget a wish that nobody waits for; False if it may have left this member already."""
+        self._unpack_unsent(wish)
+        if wish not in self._waiting:
+            return False
+        self._waiting.remove(wish)
+        self._waiting_commands -= len(wish.commands)
+        return True
 
     def _unpack_unsent(self, wish: _Wish) -> None:
         """Let a wish wait again whose batch has never left this member.
@@ -185,12 +200,24 @@ class Proposer:
     def receive(self, payload: bytes) -> None:
         """Take a batch that another member has sent because this one leads."""
         log = self._log
-        if log is None or not log.is_leader or len(self._inbox) >= INBOX_BATCHES_MAX:
+        if log is None or not log.is_leader:
             return  # Its proposer asks again, and finds the right leader then.
         if not _is_batch(payload):
             return  # It must not get into the log, where it would stop every member.
+        if self._put_into_inbox(payload):
+            self._schedule()
+
+    def _put_into_inbox(self, payload: bytes) -> bool:
+        """Keep a batch for the next entry; False if there is no room, and it has to come again."""
+        if len(self._inbox) >= INBOX_BATCHES_MAX or self._inbox_bytes > INBOX_BYTES_MAX:
+            return False
         self._inbox.append(payload)
-        self._schedule()
+        self._inbox_bytes += len(payload)
+        return True
+
+    def _clear_inbox(self) -> None:
+        self._inbox.clear()
+        self._inbox_bytes = 0
 
     def applied(self, session: bytes, sequence: int, results: tuple[Result, ...]) -> None:
         """Hand the results of an applied batch to those who wait for them."""
@@ -217,7 +244,7 @@ class Proposer:
         else:
             self._leaderless_since_s = None
         if not log.is_leader:
-            self._inbox.clear()
+            self._clear_inbox()
         if self._waiting or self._inbox or self._flights:
             self._schedule()
 
@@ -235,7 +262,7 @@ class Proposer:
                     wish.future.set_exception(OutcomeUnknown("This member is stopping."))
         self._waiting.clear()
         self._flights.clear()
-        self._inbox.clear()
+        self._clear_inbox()
 
     # --- Packing and sending -------------------------------------------------------------
 
@@ -291,7 +318,8 @@ class Proposer:
         if leader is None:
             return False
         if log.is_leader:
-            self._inbox.append(flight.payload)
+            if not self._put_into_inbox(flight.payload):
+                return False
         elif not log.send(leader, self._kind + flight.payload):
             return False
         flight.sent_to = (leader, log.term)
@@ -336,10 +364,11 @@ class Proposer:
             batches: list[bytes] = []
             size = 0
             while self._inbox and (
-                not batches or size + len(self._inbox[0]) < ENTRY_BYTES_MAX - 4096
+                not batches or size + len(self._inbox[0]) < ENTRY_BYTES_MAX - ENTRY_OVERHEAD_BYTES
             ):
                 batches.append(self._inbox.popleft())
                 size += len(batches[-1])
+            self._inbox_bytes -= size
             try:
                 log.propose(commands.pack_entry(self._clock_ms(), batches, self._level()))
             except (NotLeader, Overloaded):
@@ -347,9 +376,16 @@ class Proposer:
 
 
 def _is_batch(payload: bytes) -> bool:
-    """Return whether bytes from another member are a batch, before they enter the log."""
+    """Return whether bytes from another member are a batch, before they enter the log.
+
+    Its session and its number become keys of the state, where one of another form would be
+    an error of the store, on every member and after every start.
+    """
+    if len(payload) > ENTRY_BYTES_MAX - ENTRY_OVERHEAD_BYTES:
+        return False
     try:
-        commands.decode_batch(payload)
+        batch = commands.decode_batch(payload)
     except NOT_DECODED:
         return False
-    return True
+    numbered = 0 <= batch.floor <= batch.sequence <= SEQUENCE_MAX
+    return numbered and len(batch.session) == SESSION_BYTES

@@ -34,7 +34,8 @@ from node.disk import DataDisk
 from node.node import Node
 from node.quarantine import close_directory, leave_directory
 from node.runner.descriptors import raise_descriptor_limit
-from node.runner_client import RunnerClient
+from node.runner.lock import LOCK_FILE
+from node.runner_client import RunnerClient, wait_for_previous_runner
 from node.settings import NodeSettings
 from node.spool import Spool
 from storage.clock import Environment, SystemEnvironment
@@ -54,6 +55,9 @@ EXIT_QUARANTINED = 79
 EXIT_NO_ROOM = 75
 EXIT_REMOVED = 80
 FAREWELL_S_MAX = 30.0
+# A member that was killed leaves a runner that is still killing what it ran, and a busy machine
+# takes its time for that. Whoever is started again at once has to wait for it, not to fail.
+PREVIOUS_RUNNER_S_MAX = 30.0
 GRACE_WITHOUT_ROOM_S = 5.0
 
 
@@ -109,7 +113,7 @@ async def run_member(boot: Boot) -> int:
     died: asyncio.Future[BaseException] = loop.create_future()
     loop.set_exception_handler(partial(notice_broken_promise, died))
     runner = RunnerClient(environment, on_death=lambda error: _tell(died, error))
-    await runner.start(boot.data_dir)
+    await start_runner(runner, boot.data_dir)
     try:
         check_slots(boot.settings.slots, runner.attempts_max)
         # Behind the runner, which would pass a higher limit on to commands.
@@ -117,6 +121,16 @@ async def run_member(boot: Boot) -> int:
         return await _run(boot, environment, runner, _Ends(asked, again, died))
     finally:
         await runner.stop()
+
+
+async def start_runner(runner: RunnerClient, data_dir: Path) -> None:
+    """Start the runner, as soon as that of an earlier life on this directory has ended.
+
+    Raises:
+        RunnerError: the earlier one does not end, or this one does not start.
+    """
+    await wait_for_previous_runner(data_dir / LOCK_FILE, PREVIOUS_RUNNER_S_MAX)
+    await runner.start(data_dir)
 
 
 def notice_broken_promise(

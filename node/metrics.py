@@ -39,9 +39,12 @@ LAG_BUCKETS_S = (
 class Metrics:
     """One registry a member; `render` brings the gauges up to date first."""
 
-    def __init__(self, member: str, status: Callable[[], ClusterStatus]) -> None:
+    def __init__(
+        self, member: str, status: Callable[[], ClusterStatus], leads: Callable[[], bool]
+    ) -> None:
         self.registry = CollectorRegistry(auto_describe=True)
         self._status = status
+        self._leads = leads
         registry = self.registry
         info = Info("cronclave_build", "Versions of this member.", registry=registry)
         info.info(
@@ -59,8 +62,9 @@ class Metrics:
             registry=registry,
         )
         self._ended = Counter(
-            "cronclave_runs_total", "Runs that ended.", ["outcome"], registry=registry
-        )
+            "cronclave_runs_total", "Runs that ended while this member led.", ["outcome"],
+            registry=registry,
+        )  # fmt: skip
         self._gauges = {
             name: Gauge(f"cronclave_{name}", text, registry=registry)
             for name, text in {
@@ -101,8 +105,10 @@ class Metrics:
         self._lag.observe(lag_ms / 1000)
 
     def applied(self, effects: Effects) -> None:
-        for _, outcome in effects.ended:
-            self._ended.labels(outcome).inc()
+        """Count what a batch of entries has brought about, on one of those who apply it."""
+        if self._leads():
+            for _, outcome in effects.ended:
+                self._ended.labels(outcome).inc()
 
     def render(self, **facts: float) -> bytes:
         """Return all metrics as text; `facts` are the gauges that only the node knows."""

@@ -167,6 +167,7 @@ class Node(Face):
             on_leadership=self._on_leadership,
             on_fatal=self.fail,
             snapshots=snapshots,
+            may_apply=lambda: self.replica.has_room,
         )
         self._proposer.attach(self.raft)
         self._reads = ReadIndex(
@@ -204,12 +205,12 @@ class Node(Face):
         self.registry = registry or Registry.load(
             ExecutorServices(environment=environment, runner=self._runner)
         )
-        self.metrics = Metrics(settings.name, self.status)
+        self.metrics = Metrics(settings.name, self.status, lambda: self.raft.is_leader)
         self.ownership = Ownership(settings.name)
         self.reporter = Reporter(self, spool)
         self.worker = Worker(
             self.view, definitions, self.registry, self.reporter, lease, self.timekeeper,
-            self._on_slot_free, self.metrics.started,
+            self._on_slot_free, self.metrics.started, self.fail,
         )  # fmt: skip
         self.due_loop = DueLoop(
             self, self.view, definitions, self.ownership, lease, self.timekeeper,
@@ -224,8 +225,9 @@ class Node(Face):
         self.reaper = Reaper(self, self.view, environment, settings.lease_ms)
         self.reaper.own = self._incarnation
         cleaner = Cleaner(
-            self, settings.output_kept_ms, self.timekeeper.now_ms, lambda: self.raft.is_leader
-        )
+            self, settings.output_kept_ms, lambda: self.replica.machine.clock_ms,
+            lambda: self.raft.is_leader,
+        )  # fmt: skip
         levels = LevelService(
             self, self.view, lambda: self.raft.configuration.names, lambda: self.raft.is_leader
         )

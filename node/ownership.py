@@ -31,13 +31,17 @@ class Ownership:
         self._ranks: list[int | None] = [None] * PARTITIONS
 
     def update(self, members: Iterable[Member]) -> bool:
-        """Take the replicated list of members; return whether any rank has changed."""
+        """Take the replicated list of members; return whether a rank may have changed.
+
+        Labels count as well: a member may come back with others before its lease was over.
+        """
         taking_part = {m.name: m for m in members if m.accepting and not m.expired}
         names_changed = taking_part.keys() != self._members.keys()
+        labels_changed = _labels(taking_part) != _labels(self._members)
         self._members = taking_part
         if names_changed:
             self._ranks = [self._rank(partition, taking_part) for partition in range(PARTITIONS)]
-        return names_changed
+        return names_changed or labels_changed
 
     def rank(self, partition: int) -> int | None:
         """Return this member's place in a partition's order, None if it takes no part."""
@@ -57,3 +61,7 @@ class Ownership:
     def _rank(self, partition: int, names: Iterable[str]) -> int | None:
         ordered = sorted(names, key=lambda name: _score(name, partition), reverse=True)
         return ordered.index(self._member) if self._member in ordered else None
+
+
+def _labels(members: Mapping[str, Member]) -> dict[str, Mapping[str, str]]:
+    return {name: member.labels for name, member in members.items()}

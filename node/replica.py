@@ -4,6 +4,9 @@ Committed entries are applied in the loop, a batch at a time, and what they set 
 is handed on afterwards. A thread of its own commits what has gathered, a few times a
 second: the journal is the promise, the state on disk only saves replaying it. If the disk
 falls behind, applying goes on in memory up to a bound, and then waits for it.
+
+What the log may forget is one commit behind what was committed: a power cut may take the
+last transaction of the state (see `storage.lmdb_store`), and none before it.
 """
 
 from __future__ import annotations
@@ -18,14 +21,15 @@ from consensus.raft.types import Entry
 from consensus.state.context import Effects
 from consensus.state.machine import BatchResults, Machine
 from storage.clock import Environment
+from storage.invariant import InvariantViolated
 from storage.store import FlushedStore
 
 logger = logging.getLogger(__name__)
 
 # A commit writes every page that changed: ten a second cost a tenth of a hundred.
 FLUSH_S = 0.1
-# So much may wait in memory for the disk; beyond it the flush is done in the loop, which
-# holds up the log and, through its bounds, those who write to it.
+# So much may wait in memory behind the commit that is under way; beyond it nothing more is
+# applied, which holds up the log and, through its bounds, those who write to it.
 PENDING_BYTES_MAX = 64 * 1_048_576
 
 
@@ -52,10 +56,12 @@ class _Waiters:
             return True
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((index, future))
-        done, _ = await asyncio.wait({future}, timeout=timeout_s)
-        if not done:
-            self._waiting.remove((index, future))
-        return bool(done)
+        try:
+            await asyncio.wait({future}, timeout=timeout_s)
+        finally:
+            if not future.done():
+                self._waiting.remove((index, future))
+        return future.done()
 
     def reach(self, index: int) -> None:
         self._index = index
@@ -95,6 +101,11 @@ class Replica:
     @property
     def applied_index(self) -> int:
         return self.machine.applied_index
+
+    @property
+    def has_room(self) -> bool:
+        """Tell whether more may be applied before the disk has answered."""
+        return self.store.pending_bytes <= PENDING_BYTES_MAX or not self.store.flushing
 
     def apply(self, entries: Sequence[Entry]) -> None:
         """Apply newly committed entries, in order; the Raft layer calls this."""
@@ -145,7 +156,7 @@ class Replica:
         try:
             await asyncio.get_running_loop().run_in_executor(self._writer, self.store.commit)
             self.store.end_flush()
-        except Exception as error:
+        except (Exception, InvariantViolated) as error:
             self._on_fatal(error)
             return
         self.flush_seconds_last = self._environment.monotonic_s() - began_s

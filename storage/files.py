@@ -10,7 +10,9 @@ def write_synced(path: Path, content: bytes) -> None:
     """Write a file whose content survives a power loss; its name is the directory's affair."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     try:
-        os.write(descriptor, content)
+        rest = memoryview(content)
+        while rest:  # a disk that is almost full takes a part, and calls it no error
+            rest = rest[os.write(descriptor, rest) :]
         os.fsync(descriptor)
     finally:
         os.close(descriptor)

@@ -71,8 +71,11 @@ def _install(
             _exchange(data_dir, passed)
             logger.info("The state is now the snapshot of entry %d.", header.index)
         else:
-            # R5: the log has overtaken it while it was on its way.
-            shutil.rmtree(data_dir / READY)
+            # R5: the log has overtaken it while it was on its way. Half of it must not be taken
+            # for a snapshot that waits, so it loses its name before anything of it goes.
+            os.rename(data_dir / READY, data_dir / INCOMING)
+            sync_directory(data_dir)
+            shutil.rmtree(data_dir / INCOMING)
             header = None
     shutil.rmtree(data_dir / OLD, ignore_errors=True)
     passed("cleaned")

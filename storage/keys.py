@@ -36,6 +36,9 @@ from __future__ import annotations
 import struct
 from zlib import crc32
 
+# LMDB's own bound: a longer key is an error of the whole transaction, on every member.
+KEY_BYTES_MAX = 511
+
 JOB, JOB_STATE, NAME, DUE = b"\x01", b"\x02", b"\x03", b"\x04"
 OUTCOME, TIMELINE, LIVE = b"\x05", b"\x06", b"\x07"
 OUTPUT, OUTPUT_AGE = b"\x08", b"\x09"

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 
 from sortedcontainers import SortedList
 
+from storage.keys import KEY_BYTES_MAX
+
 Change = tuple[bytes, bytes | None]
 
 
@@ -40,7 +42,13 @@ class Layer:
         return self._values.get(key)
 
     def change(self, key: bytes, value: bytes | None) -> None:
-        """Put a value, or delete with None."""
+        """Put a value, or delete with None.
+
+        Raises:
+            ValueError: LMDB would refuse the key, and with it the whole commit.
+        """
+        if not 0 < len(key) <= KEY_BYTES_MAX:
+            raise ValueError(f"A key has 1 to {KEY_BYTES_MAX} bytes, not {len(key)}.")
         values = self._values
         if key in values:
             self._undo.append((key, values[key], True))

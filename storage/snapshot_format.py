@@ -26,6 +26,7 @@ from typing import Annotated, BinaryIO, TypeVar
 import msgspec
 
 from storage import models
+from storage.keys import KEY_BYTES_MAX
 from storage.store import Row
 
 # Of the stream itself. A reader knows exactly one.
@@ -39,7 +40,6 @@ STATE_FORMAT = 1
 CHUNK_BYTES = 256 * 1024
 # A single record above that size makes a larger chunk, up to here; a frame holds it.
 CHUNK_BYTES_MAX = 3 * 1024 * 1024
-KEY_BYTES_MAX = 511  # LMDB's own bound
 VALUE_BYTES_MAX = CHUNK_BYTES_MAX - CHUNK_BYTES - 1024
 CONFIGURATION_BYTES_MAX = 65_536
 
@@ -142,7 +142,7 @@ def check_content(
     """
     if records != footer.records:
         raise SnapshotDamaged(f"{records} records were stored of {footer.records}.")
-    found = None if meta is None else models.decode_meta(meta)
+    found = None if meta is None else _decoded(models.decode_meta, meta, "place in the log")
     expected = (header.index, header.term, header.state_hash)
     if found is None or (found.applied_index, found.applied_term, found.state_hash) != expected:
         raise SnapshotDamaged(
@@ -159,6 +159,7 @@ _decode_records = msgspec.msgpack.Decoder(list[bytes]).decode
 _NOT_DECODED = (msgspec.MsgspecError, UnicodeDecodeError)
 
 _T = TypeVar("_T")
+_Content = TypeVar("_Content", bytes, memoryview)
 
 
 def encode_snapshot(
@@ -364,7 +365,7 @@ class SnapshotReader:
         return footer
 
 
-def _decoded(decode: Callable[[memoryview], _T], content: memoryview, what: str) -> _T:
+def _decoded(decode: Callable[[_Content], _T], content: _Content, what: str) -> _T:
     try:
         return decode(content)
     except _NOT_DECODED as error:

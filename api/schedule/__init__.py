@@ -8,8 +8,8 @@ the others never compute it themselves.
 
 from __future__ import annotations
 
-from api.schedule.explain import Explanation, explain
-from api.schedule.occurrences import missed_summary, next_occurrence, occurrences, start_ms
+from api.schedule.explanation import Explanation, explain, warnings
+from api.schedule.instants import missed_summary, next_occurrence, occurrences, start_ms
 from api.schedule.parse import parse_schedule
 from api.schedule.spec import ScheduleSpec, render_schedule
 from api.schedule.wall import Missed
@@ -25,4 +25,5 @@ __all__ = [
     "parse_schedule",
     "render_schedule",
     "start_ms",
+    "warnings",
 ]

@@ -13,7 +13,7 @@ from typing import TypedDict, TypeVar
 
 from api.durations import parse_duration, parse_time
 from api.faults import FAULTS_MAX, Fault, FaultList, Rejected, child, shown
-from api.schedule.occurrences import next_occurrence
+from api.schedule.instants import next_occurrence
 from api.schedule.syntax import parse_expression
 from api.schedule.zones import parse_zone
 from storage.models import FoldRule, GapRule, ScheduleKind, ScheduleSpec
@@ -27,6 +27,7 @@ KINDS: tuple[ScheduleKind, ...] = ("at", "every", "delay", "cron", "manual")
 OPTIONS = frozenset({"not_before", "not_after", "max_runs", "jitter"})
 # The keys that belong to one kind alone.
 BELONGS_TO: dict[str, ScheduleKind] = {"anchor": "every", "timezone": "cron", "dst": "cron"}
+KNOWN = frozenset({*KINDS, *OPTIONS, *BELONGS_TO})
 GAP_RULES: dict[object, GapRule] = {"run_after": "run_after", "skip": "skip"}
 FOLD_RULES: dict[object, FoldRule] = {"first": "first", "both": "both"}
 
@@ -105,7 +106,9 @@ class _Reader:
     def jump_rules(self) -> _JumpRules:
         """Return the member `dst`, with the defaults for what it leaves out."""
         rules: _JumpRules = {"dst_gap": "run_after", "dst_fold": "first"}
-        raw, pointer = self._raw.get("dst", {}), child(self._pointer, "dst")
+        if "dst" not in self._raw:
+            return rules
+        raw, pointer = self._raw["dst"], child(self._pointer, "dst")
         if not isinstance(raw, Mapping):
             detail = f'"dst" is an object with "gap" and "fold", not {shown(raw)}.'
             self._faults.add(pointer, "wrong_type", detail)
@@ -128,7 +131,10 @@ def _kind(raw: Mapping[str, object], pointer: str, faults: FaultList) -> Schedul
         return None
     if len(present) > 1:
         names = " and ".join(f'"{kind}"' for kind in present)
-        detail = f"A schedule has one of {names}, not several; make two jobs for two schedules."
+        detail = (
+            f"A schedule has one of {names}, not several; make two jobs for two schedules, or in"
+            " a patch set the one that goes to null."
+        )
         faults.add(pointer, "conflicting_fields", detail)
         return None
     if present == ["manual"] and raw["manual"] is not True:
@@ -140,13 +146,12 @@ def _kind(raw: Mapping[str, object], pointer: str, faults: FaultList) -> Schedul
 def _check_keys(
     raw: Mapping[str, object], kind: ScheduleKind | None, pointer: str, faults: FaultList
 ) -> None:
-    known = {*KINDS, *OPTIONS, *BELONGS_TO}
     for key in raw:
         if len(faults.faults) >= FAULTS_MAX:
             return
         owner = BELONGS_TO.get(key)
-        if key not in known:
-            meant = get_close_matches(str(key)[:32], known, n=1)
+        if key not in KNOWN:
+            meant = get_close_matches(str(key)[:32], KNOWN, n=1)
             hint = f'did you mean "{meant[0]}"?' if meant else "leave it out."
             detail = f"{shown(key)} is not a field of a schedule; {hint}"
             faults.add(child(pointer, key), "unknown_field", detail)

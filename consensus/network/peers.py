@@ -271,7 +271,8 @@ class PeerNetwork:
             hint.clear()
             try:
                 link = await self._dial(member)
-            except (OSError, TimeoutError, PeerRefused) as error:
+            except (OSError, TimeoutError, ValueError, PeerRefused) as error:
+                # A ValueError is a host that no look-up takes; the next address may be one.
                 if (reason := str(error) or "it does not answer in time") != complaint:
                     complaint = reason
                     logger.warning("Member %s cannot be reached: %s", member, complaint)
@@ -294,6 +295,8 @@ class PeerNetwork:
             except BaseException:
                 transport.abort()
                 raise
+        if transport.is_closing():
+            raise PeerRefused("The connection was lost right behind the welcome.")
         watch(transport)
         self._dialed[member] = link
         self.ready(member)

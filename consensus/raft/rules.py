@@ -235,7 +235,7 @@ class Rules(Behind):
         if self._SyncObj__raftState == LEADER or now_s <= self._SyncObj__raftElectionDeadline:
             self._barred = True
             return
-        self._barred = not self.may_campaign
+        self._barred = self._asked_in_vain or not self.may_campaign
         if self._barred:
             self._SyncObj__transferInProgress = False
             self._SyncObj__raftElectionDeadline = now_s + self._SyncObj__generateRaftTimeout()
@@ -251,6 +251,14 @@ class Rules(Behind):
         self._election.ask(asked)
         for node in filter(self._SyncObj__otherNodes.__contains__, self._reachable()):
             self._say(node, frames.PreVoteRequest(self._log.last_index, self._log.last_term))
+
+    @property
+    def _asked_in_vain(self) -> bool:
+        """Tell whether the leader has asked this member to lead, and nobody would hear it.
+
+        Kept for later, the wish would depose whoever leads then.
+        """
+        return self._SyncObj__transferInProgress and not self._reachable()
 
     # --- Leader -----------------------------------------------------------------------
 
@@ -293,26 +301,30 @@ class Rules(Behind):
         if not message.matched and message.sequence >= progress.sequence_floor:
             self._start_over(node, max(match_index + 1, self._retreat(message)))
 
-    def _denies(self, message: frames.AppendAnswer, match_index: int) -> bool:
-        """Tell whether a follower lacks an entry that it has confirmed in this very term (R13).
-
-        One whose committed entries reach beyond it has trimmed it, and can compare it no more.
-        """
-        return message.next_index <= message.prev_index <= match_index
-
     def _retreat(self, message: frames.AppendAnswer) -> int:
         """Return from where to compare again after a refusal (R8).
 
         Behind the follower's committed entries the logs agree. Where this log does not
-        reach back that far, its first entry is tried before a snapshot is called for.
+        reach back that far, its first entry is tried before a snapshot is called for: once,
+        for who lacks an entry lacks all that follow it, although the log may have been
+        trimmed meanwhile and have another first one.
         """
         first_index = self._log.first_index
-        if message.next_index <= first_index != message.prev_index:
+        tried = message.next_index <= message.prev_index <= first_index
+        if message.next_index <= first_index and not tried:
             return first_index + 1
         return message.next_index
 
+    def _denies(self, message: frames.AppendAnswer, match_index: int) -> bool:
+        """Tell whether a refusal is about an entry that its sender confirmed in this very term.
+
+        Who has committed what comes behind the entry denies nothing: it has trimmed it, or a
+        snapshot of another leader has taken the place of what was confirmed (R13).
+        """
+        return message.next_index <= message.prev_index <= match_index
+
     def _refuse(self, node: Any, index: int) -> None:
-        """Tell a follower that it denies an entry it has confirmed in this very term."""
+        """Tell a follower that it denies an entry it has confirmed."""
         reason = (
             f"Member {node.id} confirmed entry {index} and does not have it any more: its disk "
             "lost what was synced to it, or an older copy was put in its place. Remove it from "

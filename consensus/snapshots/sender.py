@@ -89,6 +89,9 @@ class SnapshotSender:
         self._queued_bytes = queued_bytes
         self._configuration = configuration
         self._transfers: dict[str, _Transfer] = {}
+        # Transfers that are over and have not let go of the state yet: while there is one,
+        # none begins, for a store has few read transactions.
+        self._ending = 0
         # Entries that the log keeps for followers: index, and until when.
         self._holds: dict[str, tuple[int, float]] = {}
         # When the rate allows the next chunk.
@@ -164,7 +167,7 @@ class SnapshotSender:
     # --- Transfers --------------------------------------------------------------------
 
     def _begin(self, member: str, snapshot: bytes) -> _Transfer | None:
-        if not self._make_room():
+        if not self._make_room() or self._ending:
             return None  # The follower asks again with the next heartbeat.
         stream = self._source.open(self._configuration, self._settings.snapshot_chunk_bytes)
         if stream is None:
@@ -211,11 +214,16 @@ class SnapshotSender:
         now_s = self._environment.monotonic_s()
         index = transfer.stream.header.index
         self._holds[transfer.member] = (index, now_s + HOLD_S)
-        self._thread.run(transfer.stream.close)
+        self._ending += 1
+        self._thread.run(transfer.stream.close, self._ended)
         logger.info(
             "The snapshot of entry %d for %s ends after %.1f s and %d chunks: %s.",
             index, transfer.member, now_s - transfer.began_s, transfer.next_sent, reason,
         )  # fmt: skip
+
+    def _ended(self, closed: asyncio.Future[None]) -> None:
+        self._ending -= 1
+        closed.result()
 
     def _refuse(self, member: str, snapshot: bytes, reason: str) -> None:
         self._tell(member, frames.SnapshotAbort(snapshot, reason[: frames.REASON_CHARS_MAX]))

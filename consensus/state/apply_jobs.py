@@ -64,6 +64,10 @@ def _replace(context: Context, command: PutJob, before: JobState) -> JobDone | R
     context.store.put(keys.JOB + job, command.definition)
     state = cursor.settle(_rearranged(context, before, state), clock_ms)
     context.save_job(job, before, state)
+    # Entries that stay where they are may be another member's by now, for all that the key
+    # of an entry says of a placement is whether there is one.
+    context.look_again(job, state)
+    apply_runs.look_again(context, state)
     return JobDone(job, state.revision, state.created_ms, clock_ms)
 
 

@@ -231,6 +231,17 @@ def move_queued(context: Context, state: JobState, policy: JobPolicy) -> None:
             context.save_run(key, run, replace(run, priority=policy.priority, band=band))
 
 
+def look_again(context: Context, state: JobState) -> None:
+    """Hint that the queued runs of a job are worth another look."""
+    if not state.policy.selective:
+        return
+    for key in state.live:
+        run = context.run(key)
+        if run.state == "queued":
+            place = (keys.partition_of(key[: keys.JOB_ID_BYTES]), run.band, run.start_ms)
+            context.effects.due.append(place)
+
+
 def cancel(context: Context, key: bytes, run: Run, reason: str) -> str:
     """End a run that nobody holds, ask the holder of one that is held; return its state."""
     if run.state in HELD_STATES:

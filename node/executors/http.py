@@ -166,6 +166,9 @@ class HttpExecutor:
                 timeout=aiohttp.ClientTimeout(total=total_ms / 1000, connect=connect_ms / 1000),
             ) as answer:
                 return await _read(answer, action, attempt.output_bytes_max)
+        except aiohttp.ConnectionTimeoutError:
+            detail = f"No connection within {connect_ms} ms."
+            return AttemptResult(outcome="timed_out", detail=detail)
         except TimeoutError:
             return AttemptResult(outcome="timed_out", detail=f"No answer within {total_ms} ms.")
         except (aiohttp.ClientError, OSError, ValueError) as error:

@@ -16,7 +16,11 @@ PROPOSAL_S = 5.0
 
 
 class Cleaner:
-    """Works on the leader only, in small steps with pauses between them."""
+    """Works on the leader only, in small steps with pauses between them.
+
+    `clock_ms` is the cluster's clock, by which the ages were written down: a leader whose own
+    clock is wrong must drop nothing for that.
+    """
 
     def __init__(
         self,
@@ -39,7 +43,9 @@ class Cleaner:
     async def run_once(self) -> bool:
         """Drop one bounded amount; return whether there is more."""
         now_ms = self._clock_ms()
-        command = Clean(now_ms - self._output_kept_ms, now_ms - SESSION_KEPT_MS)
+        ages_ms = (self._output_kept_ms, SESSION_KEPT_MS)
+        # The clock of a cluster that has just begun stands at nothing, and no time lies before.
+        command = Clean(*(max(0, now_ms - age_ms) for age_ms in ages_ms))
         try:
             (result,) = await self._door.propose((command,), timeout_s=PROPOSAL_S)
         except ConsensusError:

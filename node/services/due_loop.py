@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from api.jobs import planning
 from consensus.errors import ConsensusError
-from consensus.state.commands import Claim, Claimed, ClaimOccurrence, ClaimRun
+from consensus.state.commands import Claim, Claimed, ClaimOccurrence, ClaimRun, Refused
 from consensus.timekeeper import Timekeeper
 from node.definitions import Definitions
 from node.due_index import DueIndex, Place
@@ -25,18 +25,26 @@ from node.ownership import Ownership
 from node.services.service import Door
 from storage import keys, models
 from storage.limits import CLAIM_ITEMS_MAX
-from storage.store import View
+from storage.store import Row, View
 
 logger = logging.getLogger(__name__)
 
 AGING_MS = 10_000
-# Looked at in one place at a time: enough to fill the slots from a few places.
-ROWS_PER_PLACE_MAX = 64
+# Taken from one place at a time: enough to fill the slots from a few places.
+CANDIDATES_PER_PLACE_MAX = 64
+# Read in one place at a time. Entries that this member may not claim (of selective jobs, or
+# on their way in a claim) may stand in front of others in any number; where there are more
+# than that, the look goes on from there the next time.
+ROWS_PER_PAGE = 64
+PAGES_PER_LOOK_MAX = 16
+# Between two passes over a place that takes more than one look.
+PASS_PAUSE_MS = 1_000
 CLAIM_S_MAX = 5.0
 CLAIMS_IN_FLIGHT_MAX = 4
 REFUSED_PAUSE_MS = 250
 WAIT_S_MAX = 1.0
 SLOTS_GATHER_S = 0.004
+FOREVER_MS = (1 << 63) - 1
 
 # Not ready yet; minus effective priority or, if not ready, the start; start_ms; due key.
 Candidate = tuple[bool, float, int, bytes]
@@ -79,6 +87,8 @@ class DueLoop:
         self.index = DueIndex(self._wake_of, horizon_ms, AGING_MS)
         # Due keys that are in a claim on its way, so that none is proposed twice.
         self._proposed: set[bytes] = set()
+        # Where to go on in places of which a look did not come to the end.
+        self._looked_to: dict[Place, bytes] = {}
         self._claims: set[asyncio.Task[None]] = set()
         self._look = asyncio.Event()
         self._slot_timer = False
@@ -124,6 +134,7 @@ class DueLoop:
         self._look.set()
 
     def rebuild(self) -> None:
+        self._looked_to.clear()
         self.index.rebuild(self._view)
         self._look.set()
 
@@ -166,35 +177,54 @@ class DueLoop:
             return 0
         now_ms, room = self._timekeeper.now_ms(), self._room()
         candidates: list[Candidate] = []
-        while len(candidates) < room + ROWS_PER_PLACE_MAX:
+        while len(candidates) < room + CANDIDATES_PER_PLACE_MAX:
             place = self.index.pop(now_ms)
             if place is None:
                 break
             self._look_at(place, now_ms, candidates)
         candidates.sort()
-        for _, _, start_ms, key in candidates[room:]:
-            partition, band, _, _, _ = keys.split_due(key)
-            self.index.note(partition, band, start_ms)
-        return self._claim(candidates[:room], now_ms)
+        return self._claim(candidates, now_ms, room)
 
     def _look_at(self, place: Place, now_ms: int, candidates: list[Candidate]) -> None:
         """Add the entries of a place whose time has come, and note when to look again."""
-        partition, band = place
-        start, stop = keys.due_range(partition, band, (1 << 63) - 1)
-        rows = self._view.scan(start, stop, ROWS_PER_PLACE_MAX)
+        start, stop = keys.due_range(*place, FOREVER_MS)
+        resumed = self._looked_to.pop(place, None)
+        start, enough = resumed or start, len(candidates) + CANDIDATES_PER_PLACE_MAX
+        for _ in range(PAGES_PER_LOOK_MAX):
+            rows = self._view.scan(start, stop, ROWS_PER_PAGE)
+            if not self._take(place, rows, now_ms, candidates) or len(rows) < ROWS_PER_PAGE:
+                if resumed is not None:
+                    # What came to stand before that point meanwhile was not seen.
+                    self.index.note_wake(place, now_ms + PASS_PAUSE_MS)
+                return
+            start = rows[-1][0] + b"\x00"
+            if len(candidates) >= enough:
+                break
+        else:
+            self._looked_to[place] = start
+        self.index.note_wake(place, now_ms + 1)
+
+    def _take(
+        self, place: Place, rows: Sequence[Row], now_ms: int, candidates: list[Candidate]
+    ) -> bool:
+        """Add those of some entries whose time has come; False if it has for none behind."""
         for key, _ in rows:
             _, _, start_ms, priority, subject = keys.split_due(key)
-            visible_ms = self._visible_to_me(partition, band, start_ms, subject)
-            if visible_ms is None:
+            if start_ms - self._horizon_ms > now_ms:
+                # Nobody is to look earlier, and all behind it start later.
+                self.index.note(*place, start_ms)
+                return False
+            visible_ms = self._visible_to_me(*place, start_ms, subject)
+            if visible_ms is None or key in self._proposed:
                 continue
-            if visible_ms > now_ms:
-                self.index.note_wake(place, visible_ms)
-                if band < keys.SELECTIVE_BAND:
-                    return
-            elif key not in self._proposed:
+            if visible_ms <= now_ms:
                 candidates.append((*_order(priority, start_ms, now_ms), key))
-        if len(rows) == ROWS_PER_PLACE_MAX:
-            self.index.note_wake(place, now_ms + 1)
+                continue
+            self.index.note_wake(place, visible_ms)
+            if place[1] < keys.SELECTIVE_BAND:
+                # This member has one rank for all of them.
+                return False
+        return True
 
     def _visible_to_me(
         self, partition: int, band: int, start_ms: int, subject: bytes
@@ -204,6 +234,17 @@ class DueLoop:
         else:
             rank = self._selective_rank(partition, subject[:16])
         return None if rank is None else self._visible_ms(rank, start_ms)
+
+    def _may_run(self, run: bytes, band: int) -> bool:
+        """Return whether a queued run may be run here.
+
+        One that has waited for others stands where its job wanted it when it was made, and
+        the job may have got a placement since.
+        """
+        if band >= keys.SELECTIVE_BAND:
+            return True
+        job = run[: keys.JOB_ID_BYTES]
+        return self._selective_rank(keys.partition_of(job), job) is not None
 
     def _selective_rank(self, partition: int, job: bytes) -> int | None:
         raw = self._view.get(keys.JOB_STATE + job)
@@ -217,11 +258,15 @@ class DueLoop:
 
     # --- Claiming --------------------------------------------------------------------------
 
-    def _claim(self, candidates: list[Candidate], now_ms: int) -> int:
+    def _claim(self, candidates: list[Candidate], now_ms: int, room: int) -> int:
+        """Claim as many of the candidates as there is room for, in their order."""
         items: list[ClaimOccurrence | ClaimRun] = []
         claimed: list[bytes] = []
         for _, _, start_ms, key in candidates:
-            _, band, _, _, subject = keys.split_due(key)
+            partition, band, _, _, subject = keys.split_due(key)
+            if len(items) == room:
+                self.index.note(partition, band, start_ms)
+                continue
             item = self._item(subject, band, start_ms, now_ms)
             if item is not None:
                 items.append(item)
@@ -238,7 +283,7 @@ class DueLoop:
         self, subject: bytes, band: int, start_ms: int, now_ms: int
     ) -> ClaimOccurrence | ClaimRun | None:
         if len(subject) > keys.JOB_ID_BYTES:
-            return ClaimRun(subject, start_ms)
+            return ClaimRun(subject, start_ms) if self._may_run(subject, band) else None
         raw = self._view.get(keys.JOB_STATE + subject)
         state = None if raw is None else models.decode_job_state(raw)
         if state is None or state.start_ms != start_ms:
@@ -254,18 +299,8 @@ class DueLoop:
         return planning.decide(definition, subject, state, now_ms)
 
     async def _propose(self, command: Claim, claimed: list[bytes]) -> None:
-        refused: list[bytes] = []
         try:
-            (result,) = await self._door.propose((command,), timeout_s=CLAIM_S_MAX)
-        except ConsensusError as error:
-            logger.info("A claim of %d items was not decided: %s", len(claimed), error)
-            refused = claimed
-        else:
-            if isinstance(result, Claimed):
-                pairs = zip(claimed, result.refusals, strict=True)
-                refused = [key for key, refusal in pairs if refusal is not None]
-            else:
-                refused = claimed
+            refused = await self._refused(command, claimed)
         finally:
             self._proposed.difference_update(claimed)
         now_ms = self._timekeeper.now_ms()
@@ -273,3 +308,23 @@ class DueLoop:
             partition, band, _, _, _ = keys.split_due(key)
             self.index.note_wake((partition, band), now_ms + REFUSED_PAUSE_MS)
         self._look.set()
+
+    async def _refused(self, command: Claim, claimed: list[bytes]) -> list[bytes]:
+        """Have the cluster decide on a claim; return what of it was not granted."""
+        try:
+            (result,) = await self._door.propose((command,), timeout_s=CLAIM_S_MAX)
+        except ConsensusError as error:
+            logger.info("A claim of %d items was not decided: %s", len(claimed), error)
+            return claimed
+        if isinstance(result, Claimed):
+            pairs = zip(claimed, result.refusals, strict=True)
+            return [key for key, refusal in pairs if refusal is not None]
+        if isinstance(result, Refused) and result.code == "internal" and len(claimed) > 1:
+            # An item meets a fault of this program, and the others must not wait for its
+            # repair.
+            half = len(claimed) // 2
+            first = Claim(command.incarnation, command.items[:half])
+            second = Claim(command.incarnation, command.items[half:])
+            left = await self._refused(first, claimed[:half])
+            return left + await self._refused(second, claimed[half:])
+        return claimed

@@ -8,15 +8,22 @@ spool first, so that they survive this process.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import OrderedDict
+from collections.abc import Sequence
 
-from consensus.state.commands import Ended, Report, Started
+from api.ids import format_run_id
+from consensus.state.commands import Ended, Refused, Report, Started
 from node.services.service import Door, insist
 from node.spool import Spool
 from storage.limits import BATCH_BYTES_MAX, PROPOSAL_MS_MAX, REPORT_ITEMS_MAX
 
+logger = logging.getLogger(__name__)
+
 # Long enough that short runs cost one log record instead of two, short enough for a page.
 START_HELD_S = 0.2
+# What an item of a report takes beside output and detail: keys, times, a fence.
+ITEM_BYTES = 256
 
 
 class Reporter:
@@ -77,7 +84,7 @@ class Reporter:
         items = self._take(now_s)
         if not items:
             return False
-        await insist(self._door, Report(tuple(items)), timeout_s=PROPOSAL_MS_MAX / 1000)
+        await self._tell(items)
         for item in items:
             if isinstance(item, Ended):
                 del self._ends[item.run, item.fence]
@@ -85,6 +92,24 @@ class Reporter:
         if not self._ends:
             self._idle.set()
         return True
+
+    async def _tell(self, items: Sequence[Started | Ended]) -> None:
+        """Have the cluster decide on items.
+
+        A report is refused if an item meets a fault of this program; the others are told
+        without it, for their runs would otherwise be live for as long as this member is.
+        """
+        command = Report(tuple(items))
+        result = await insist(self._door, command, timeout_s=PROPOSAL_MS_MAX / 1000)
+        if not isinstance(result, Refused):
+            return
+        if len(items) > 1:
+            half = len(items) // 2
+            await self._tell(items[:half])
+            await self._tell(items[half:])
+        else:
+            what = f"{type(items[0]).__name__} of {format_run_id(items[0].run)}"
+            logger.error("What cannot be recorded is dropped: %s. %s", what, result.detail)
 
     def _take(self, now_s: float) -> list[Started | Ended]:
         items: list[Started | Ended] = []
@@ -95,7 +120,7 @@ class Reporter:
             del self._starts[key]
             items.append(start)
         for end in self._ends.values():
-            size += sum(map(len, end.output)) + len(end.detail) + 256
+            size += sum(map(len, end.output)) + len(end.detail.encode()) + ITEM_BYTES
             if len(items) >= REPORT_ITEMS_MAX or (items and size > BATCH_BYTES_MAX // 2):
                 break
             items.append(end)

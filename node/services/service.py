@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from consensus.errors import ConsensusError
-from consensus.state.commands import Command, Result
+from consensus.state.commands import Command, Refused, Result
 
 logger = logging.getLogger(__name__)
 
@@ -35,14 +35,19 @@ async def insist(door: Door, command: Command, *, timeout_s: float) -> Result:
     """Propose a command again and again until the cluster has decided on it.
 
     For commands that the state machine can see twice without harm: it checks a fence, a
-    lease or an age, not a count.
+    lease or an age, not a count. One that came too late to be decided on is proposed again
+    as well: all members may have been stopped, with their machine, while it was under way.
     """
     while True:
         try:
-            return (await door.propose((command,), timeout_s=timeout_s))[0]
+            (result,) = await door.propose((command,), timeout_s=timeout_s)
+            if not (isinstance(result, Refused) and result.code == "expired"):
+                return result
+            reason = result.detail
         except ConsensusError as error:
-            logger.debug("%s waits for the cluster: %s", type(command).__name__, error)
-            await asyncio.sleep(RETRY_S)
+            reason = str(error)
+        logger.debug("%s waits for the cluster: %s", type(command).__name__, reason)
+        await asyncio.sleep(RETRY_S)
 
 
 class Services:

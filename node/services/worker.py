@@ -67,6 +67,7 @@ class Worker:
         timekeeper: Timekeeper,
         on_free: Callable[[], None],
         on_start: Callable[[int], None],
+        on_fatal: Callable[[BaseException], None],
     ) -> None:
         self._view = view
         self._definitions = definitions
@@ -76,6 +77,7 @@ class Worker:
         self._timekeeper = timekeeper
         self._on_free = on_free
         self._on_start = on_start
+        self._on_fatal = on_fatal
         self._held: dict[tuple[bytes, int], Held] = {}
         self._lease_timer: asyncio.TimerHandle | None = None
         # Whether it takes nothing more: what is granted now is given back at once.
@@ -210,6 +212,16 @@ class Worker:
             held.must_stop = definition.overlap != "allow"
             loop = asyncio.get_running_loop()
             held.task = loop.create_task(self._execute(held, run, state, definition))
+            held.task.add_done_callback(self._over)
+
+    def _over(self, task: asyncio.Task[None]) -> None:
+        """See to it that no attempt is over in silence.
+
+        An end that could not be kept leaves the attempt held; while this member renews its
+        lease, nobody would ever return it.
+        """
+        if not task.cancelled() and (error := task.exception()) is not None:
+            self._on_fatal(error)
 
     # --- Running ---------------------------------------------------------------------------
 
@@ -298,7 +310,7 @@ class Worker:
                 held.started_ms,
                 max(now_ms, held.started_ms or 0),
                 result.exit_code,
-                result.detail[:DETAIL_CHARS_MAX],
+                _told(result.detail),
                 retry_ms,
                 tuple(
                     output[start : start + OUTPUT_CHUNK_BYTES]
@@ -326,7 +338,7 @@ class Worker:
                 held.started_ms,
                 now_ms,
                 None,
-                detail[:DETAIL_CHARS_MAX],
+                _told(detail),
                 unstarted=unstarted or held.task is None,
             )
         )
@@ -340,6 +352,15 @@ class Worker:
         raw = self._view.get(keys.OUTCOME + key)
         found = None if raw is None else models.decode_outcome(raw)
         return found if isinstance(found, Run) else None
+
+
+def _told(detail: str) -> str:
+    """Return a sentence that fits into the log, whatever it quotes.
+
+    What servers and operating systems say reaches Python with surrogates in the place of
+    bytes that are no UTF-8; these have no encoding.
+    """
+    return detail[:DETAIL_CHARS_MAX].encode(errors="replace").decode()
 
 
 def _cancelled(detail: str) -> AttemptResult:

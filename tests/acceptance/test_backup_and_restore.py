@@ -16,15 +16,15 @@ from tests.support.restored_cluster import Said, cluster_in, command, member_opt
 JOBS_FIRST, JOBS_MORE = 40, 30
 TICK = {"name": "tick", "schedule": {"every": "1s"}, "action": {"type": "noop"}}
 SLEEP = {"type": "command", "argv": ["/bin/sleep", "600"]}
-KEY = {"Idempotency-Key": "once-and-for-all"}
+KEY = "once-and-for-all"
 RESTORED = "restored from a backup"
 OUTCOMES = ("succeeded", "failed", "timed_out", "cancelled", "lost", "unknown")
 
 
-async def create(node: Node, number: int) -> str:
-    """Create a job through a node; return its name."""
+async def create(cluster: Cluster, number: int) -> str:
+    """Create a job through the nodes in turn; return its name."""
     document = {"name": f"job-{number}", "schedule": {"every": "1h"}, "action": {"type": "noop"}}
-    (await node.request("POST", "/v1/jobs", document)).expect(201)
+    await cluster.write("/v1/jobs", document, cluster.nodes[number % 3])
     return f"job-{number}"
 
 
@@ -67,21 +67,19 @@ async def test_a_cluster_is_restored_from_a_backup_that_was_made_under_load(
         again = await start_sleeper(old, "again", "at_least_once")
         once = await start_sleeper(old, "once", "at_most_once")
         keyed = {"name": "keyed", "schedule": {"manual": True}, "action": {"type": "noop"}}
-        answer = await old.nodes[1].request("POST", "/v1/jobs", keyed, headers=KEY)
-        keyed_id = answer.expect(201).body["id"]
-        before = {await create(old.nodes[number % 3], number) for number in range(JOBS_FIRST)}
+        keyed_id = (await old.write("/v1/jobs", keyed, old.nodes[1], key=KEY)).body["id"]
+        before = {await create(old, number) for number in range(JOBS_FIRST)}
         leader = await old.leader()
         follower = old.others(leader)[0]
         backing_up = in_the_background("cluster", "backup", "--addr", follower.url, file)
         number = JOBS_FIRST
         while not backing_up.done() or number < JOBS_FIRST + JOBS_MORE:
-            await create(old.nodes[number % 3], number)
+            await create(old, number)
             number += 1
         said = await backing_up
         assert said.status == 0, said
-        assert "no contact" not in said.err
         fences = [(await old.nodes[0].run(run))["fence"] for run in (again, once)]
-        ticked = scheduled_seconds(await old.nodes[0].outcomes(tick))
+        ticked = await ticks(old, tick)
         await stale_backup_says_so(old, leader, tmp_path / "stale.backup")
 
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
@@ -101,10 +99,10 @@ async def test_a_cluster_is_restored_from_a_backup_that_was_made_under_load(
         assert status["applied_index"] > INDEX_GAP + backup["index"]
         assert status["counters"]["restorations"] == 1
         await live_runs_are_decided(new, again, once, max(fences))
-        answer = await new.nodes[2].request("POST", "/v1/jobs", keyed, headers=KEY)
-        assert answer.expect(201).body["id"] == keyed_id
+        answer = await new.write("/v1/jobs", keyed, new.nodes[2], key=KEY)
+        assert (answer.status, answer.body["id"]) == (201, keyed_id)
         await it_ticks_on(new, tick, ticked)
-        await counters_are_right(new)
+        await counters_are_right(new, tick)
         await new.agree_on_state()
 
 
@@ -153,11 +151,22 @@ async def live_runs_are_decided(new: Cluster, again: str, once: str, fence: int)
     assert (lost["outcome"], shown["attempt"]) == ("lost", 2)
     assert RESTORED in lost["detail"]
     assert shown["fence"] > INDEX_GAP > fence
-    (await new.nodes[1].request("POST", f"/v1/runs/{again}/cancel", {})).expect(200, 202)
+    await new.write(f"/v1/runs/{again}/cancel", {}, new.nodes[1])
     assert (await new.nodes[0].ended(again))["outcome"] == "cancelled"
     shown = await new.nodes[0].run(once)
     assert (shown["state"], shown["outcome"]) == ("ended", "unknown")
     assert RESTORED in shown["detail"]
+
+
+async def ticks(cluster: Cluster, tick: str) -> list[int]:
+    """Wait until the recurring job has some outcome, and return the times of all."""
+
+    async def ticked() -> list[int]:
+        return scheduled_seconds(await cluster.nodes[0].outcomes(tick))
+
+    times = await until(ticked, "the recurring job has begun")
+    assert isinstance(times, list)
+    return times
 
 
 async def it_ticks_on(new: Cluster, tick: str, before: list[int]) -> None:
@@ -166,15 +175,17 @@ async def it_ticks_on(new: Cluster, tick: str, before: list[int]) -> None:
     async def ticked() -> bool:
         outcomes = await new.nodes[0].outcomes(tick)
         runs = [one for one in outcomes if one["kind"] == "run" and one["outcome"]]
-        return scheduled_seconds(runs)[-1] > before[-1] + 3
+        return max(scheduled_seconds(runs), default=0) > before[-1] + 3
 
-    await until(ticked, "the recurring job goes on", timeout_s=30)
+    await until(ticked, "the recurring job goes on")
     times = scheduled_seconds(await new.nodes[0].outcomes(tick))
     assert times == list(range(before[0], times[-1] + 1))
 
 
-async def counters_are_right(new: Cluster) -> None:
+async def counters_are_right(new: Cluster, tick: str) -> None:
     """What is kept is what counting gives, at one and the same index."""
+    # While it ticks, a slow machine never looks twice at the same.
+    await new.write(f"/v1/jobs/{tick}/pause", {}, new.nodes[0])
 
     async def counted() -> bool:
         node = new.nodes[0]
@@ -200,7 +211,8 @@ async def test_a_cluster_that_lost_its_majority_is_recovered_from_one_node(
     """G1, G5: what the survivor has is there again, under a new identity, and it is said aloud."""
     async with three_nodes(tmp_path) as old:
         tick = (await old.write("/v1/jobs", TICK, old.nodes[0])).body["id"]
-        before = {await create(old.nodes[number % 3], number) for number in range(JOBS_FIRST)}
+        before = {await create(old, number) for number in range(JOBS_FIRST)}
+        await ticks(old, tick)
         survivor = await old.leader()
         running = command("cluster", "inspect", survivor.data_dir)
         assert running.status == 4, running
@@ -242,5 +254,5 @@ async def test_a_cluster_that_lost_its_majority_is_recovered_from_one_node(
             assert status["applied_index"] > INDEX_GAP + found["last_index"]
             times = scheduled_seconds(await new.nodes[0].outcomes(tick))
             await it_ticks_on(new, tick, times)
-            await counters_are_right(new)
+            await counters_are_right(new, tick)
             await new.agree_on_state()

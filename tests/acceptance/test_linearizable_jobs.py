@@ -61,7 +61,7 @@ async def reads_go_on(clients: JobClients) -> None:
     async def some_more() -> bool:
         return count() >= before + READS_BETWEEN
 
-    await until(some_more, "reads are answered", timeout_s=30)
+    await until(some_more, "reads are answered")
 
 
 async def die_and_return(

@@ -28,7 +28,7 @@ def damage(node: Node) -> None:
 
 async def exit_status(cluster: Cluster, node: Node) -> int:
     """Wait for the end of a node that was restarted, and return its status."""
-    await node.process.dead(timeout_s=90)
+    await node.process.dead()
     return cluster.status_of(node)
 
 
@@ -80,7 +80,7 @@ async def it_is_refused_until_the_report_is_taken_away(cluster: Cluster, victim:
     async def found_again() -> bool:
         return marker.exists()
 
-    await until(found_again, "the difference is found again", timeout_s=90)
+    await until(found_again, "the difference is found again")
     assert await exit_status(cluster, victim) == EXIT_QUARANTINED
 
 

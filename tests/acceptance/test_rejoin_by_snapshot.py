@@ -12,14 +12,14 @@ import pytest
 
 from tests.support.cluster import Answer, Cluster, Node, three_nodes, until
 
-# The least that the configuration allows, and a transfer that takes some seconds.
+# The least that the configuration allows, and a transfer that takes many seconds: its middle
+# must not be over before a slow machine has looked.
 TAIL_ENTRIES = 1_000
-BYTES_PER_S = 600_000
+BYTES_PER_S = 300_000
 # A state of some megabytes, in entries enough to push what was before out of the tail.
 PADDING = "x" * 1_900
 ENTRIES = 2_600
 WRITERS = 4
-REJOIN_S = 60.0
 
 
 def job(name: str) -> dict[str, object]:
@@ -70,15 +70,15 @@ async def in_the_middle(node: Node) -> None:
     async def reached() -> bool:
         return await receiving(node)
 
-    await until(reached, f"{node.name} is in the middle of a snapshot", timeout_s=REJOIN_S)
+    await until(reached, f"{node.name} is in the middle of a snapshot")
 
 
 async def installed(node: Node) -> None:
     async def done() -> bool:
-        return await metric(node, "snapshots_installed") == 1
+        return await metric(node, "snapshots_installed") >= 1
 
-    await until(done, f"{node.name} has installed a snapshot", timeout_s=REJOIN_S)
-    await until(node.ready, f"{node.name} is ready", timeout_s=REJOIN_S)
+    await until(done, f"{node.name} has installed a snapshot")
+    await until(node.ready, f"{node.name} is ready")
 
 
 @pytest.fixture(autouse=True)
@@ -95,7 +95,7 @@ async def test_a_member_that_was_away_for_long_rejoins_by_snapshot(tmp_path: Pat
         away, other = cluster.others(leader)
         before = await cluster.write("/v1/jobs", job("before"), leader)
         await away.kill()
-        asked = await create_once(leader, "while-away", "a-key-of-its-own")
+        asked = await create_once(cluster, leader)
         await write_past_the_tail(cluster, [leader, other], before.index)
 
         await cluster.restart(away)
@@ -103,23 +103,39 @@ async def test_a_member_that_was_away_for_long_rejoins_by_snapshot(tmp_path: Pat
         await away.kill()
         await cluster.restart(away)
         await in_the_middle(away)
-        await leader.kill()
+        sender = await leader_of(cluster, away)
+        await sender.kill()
+        (rest,) = cluster.others(away, sender)
         await installed(away)
-        assert await metric(other, "snapshots_sent") == 1
 
-        await cluster.restart(leader)
+        async def counted() -> bool:
+            return await metric(rest, "snapshots_sent") >= 1
+
+        await until(counted, f"{rest.name} has sent the snapshot that was installed")
+        await cluster.restart(sender)
         await cluster.ready()
         await cluster.agree_on_state()
         # A7: the answer to a request is part of the state, whoever is asked again.
-        again = await create_once(away, "while-away", "a-key-of-its-own")
+        again = await create_once(cluster, away)
         assert again.body["id"] == asked.body["id"]
         await runs_something(cluster, away)
-        assert await metric(away, "snapshots_installed") == 1
+        assert await metric(away, "snapshots_installed") >= 1
 
 
-async def create_once(node: Node, name: str, key: str) -> Answer:
-    headers = {"Idempotency-Key": key}
-    return (await node.request("POST", "/v1/jobs", job(name), headers=headers)).expect(200, 201)
+async def leader_of(cluster: Cluster, node: Node) -> Node:
+    """Return who leads, as a node sees it that takes a snapshot from there."""
+
+    async def known() -> str | None:
+        leader: str | None = (await node.status())["leader"]
+        return leader
+
+    return cluster.named(await until(known, f"{node.name} knows a leader"))
+
+
+async def create_once(cluster: Cluster, node: Node) -> Answer:
+    """Ask a node for one and the same job, under one and the same key."""
+    key = "a-key-of-its-own"
+    return await cluster.write("/v1/jobs", job("while-away"), node, key=key, alone=True)
 
 
 async def runs_something(cluster: Cluster, node: Node) -> None:
@@ -132,4 +148,4 @@ async def runs_something(cluster: Cluster, node: Node) -> None:
         started = await cluster.write(f"/v1/jobs/{created}/run", {}, node)
         return bool((await node.ended(started.body["id"]))["member"] == node.name)
 
-    await until(it_ran, f"{node.name} runs something again", timeout_s=30)
+    await until(it_ran, f"{node.name} runs something again")

@@ -14,6 +14,7 @@ from consensus import features
 from tests.support.checkout import HASTY_RELEASE, NEXT_RELEASE, make_checkout
 from tests.support.cluster import (
     GONE,
+    POLL_S,
     Cluster,
     Node,
     scheduled_seconds,
@@ -49,7 +50,7 @@ class Load:
                 path = f"/v1/jobs/{answer.body['id']}/run"
                 answer = await node.request("POST", path, {})
             except GONE:
-                await asyncio.sleep(0)
+                await asyncio.sleep(POLL_S)  # a node that starts needs the machine for itself
                 continue
             if answer.status == 202:
                 self.started[name] = answer.body["id"]
@@ -109,7 +110,7 @@ async def upgrade(cluster: Cluster, node: Node, checkout: Path) -> None:
 
 async def stop(node: Node) -> None:
     node.process.send(signal.SIGTERM)
-    await node.ends(timeout_s=40)
+    await node.process.dead()
 
 
 async def manual_run(cluster: Cluster, node: Node, name: str) -> Any:
@@ -117,7 +118,11 @@ async def manual_run(cluster: Cluster, node: Node, name: str) -> Any:
     document = {"name": name, "schedule": {"manual": True}, "action": {"type": "noop"}}
     job = (await cluster.write("/v1/jobs", document, node)).body["id"]
     started = await cluster.write(f"/v1/jobs/{job}/run", {}, node)
-    return await node.run(started.body["id"])
+
+    async def shown() -> Any:
+        return await node.run(started.body["id"])
+
+    return await until(shown, f"{node.name} shows the run of {name}")
 
 
 async def test_a_cluster_is_upgraded_node_by_node_under_load(tmp_path: Path) -> None:
@@ -188,7 +193,7 @@ async def refused_with_the_old_release(cluster: Cluster, node: Node) -> None:
     await node.kill()
     said = output(cluster, node)
     await cluster.restart(node)
-    await node.ends()
+    await node.process.dead()
     words = output(cluster, node)[len(said) :]
     assert f"The cluster is at feature level {NEW}, and this release supports up to {OLD}" in words
     assert cluster.status_of(node) == 78
@@ -223,7 +228,7 @@ async def test_an_entry_of_an_unknown_level_stops_a_node_for_good(tmp_path: Path
         for _ in range(2):
             said = output(cluster, last)
             await cluster.restart(last)
-            await last.ends(timeout_s=30)
+            await last.process.dead()
             assert cluster.status_of(last) == 70
             words = output(cluster, last)[len(said) :]
             (index,) = re.findall(rf"upgrade this member. \(index=(\d+), level={NEW}", words)[:1]

@@ -76,13 +76,13 @@ async def test_the_death_of_the_leader_loses_nothing_and_doubles_nothing(tmp_pat
         async def a_quarter_called() -> bool:
             return sink.jobs_called > JOBS / 4
 
-        await until(a_quarter_called, "a quarter of the jobs was called", timeout_s=30)
+        await until(a_quarter_called, "a quarter of the jobs was called")
         victim = await cluster.leader()
         await victim.kill()
         await create(cluster, sink, range(JOBS_BEFORE, JOBS), FIRST_S, created)
         assert len(created.ids) == JOBS
 
-        await everything_was_called_once(cluster, sink, created, victim)
+        await everything_was_called_once(cluster, sink, created)
         await ticks_have_no_gap(cluster, tick.body["id"], sink)
 
         await cluster.restart(victim)
@@ -94,10 +94,8 @@ async def test_the_death_of_the_leader_loses_nothing_and_doubles_nothing(tmp_pat
         await runs_something(cluster, victim)
 
 
-async def everything_was_called_once(
-    cluster: Cluster, sink: Sink, created: Created, victim: Node
-) -> None:
-    """A second call is allowed for what the dead node held, with a higher fence."""
+async def everything_was_called_once(cluster: Cluster, sink: Sink, created: Created) -> None:
+    """A second call is allowed for what a dead node held, with a higher fence."""
 
     async def all_ended() -> bool:
         jobs: list[Any] = []
@@ -105,7 +103,7 @@ async def everything_was_called_once(
         jobs = [job for job in page["items"] if job["name"] != "tick"]
         return all((job["last_run"] or {}).get("outcome") == "succeeded" for job in jobs)
 
-    await until(all_ended, "every job has succeeded", timeout_s=40)
+    await until(all_ended, "every job has succeeded")
     assert {*created.ids} == {*sink.deliveries} - {"default/tick"}
     for name, job in created.ids.items():
         fences = [delivery.fence for delivery in sink.deliveries[name]]
@@ -113,9 +111,8 @@ async def everything_was_called_once(
         if len(fences) > 1:
             (outcome,) = await cluster.alive[0].outcomes(job)
             run = await cluster.alive[0].run(outcome["id"])
-            lost, *_ = run["attempts"]
-            assert (lost["outcome"], lost["member"]) == ("lost", victim.name), (name, run)
-            assert len(fences) == 2
+            lost = {one["fence"] for one in run["attempts"] if one["outcome"] == "lost"}
+            assert {*fences[:-1]} <= lost, (name, fences, run)
 
 
 async def ticks_have_no_gap(cluster: Cluster, job: str, sink: Sink) -> None:
@@ -144,4 +141,4 @@ async def runs_something(cluster: Cluster, node: Node) -> None:
         started = await cluster.write(f"/v1/jobs/{job}/run", {}, node)
         return bool((await node.ended(started.body["id"]))["member"] == node.name)
 
-    await until(it_ran, f"{node.name} runs something again", timeout_s=30)
+    await until(it_ran, f"{node.name} runs something again")

@@ -200,7 +200,7 @@ async def test_a_body_that_never_comes_is_not_waited_for(
     reader, writer = await asyncio.open_connection(host, int(port))
     head = "POST /v1/jobs HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
     writer.write(f"{head}Content-Length: 100\r\n\r\n{{".encode())
-    status = await asyncio.wait_for(reader.readline(), 10)
+    status = await asyncio.wait_for(reader.readline(), 60)
     assert b"408" in status
     writer.close()
     await writer.wait_closed()
@@ -213,7 +213,7 @@ async def test_noise_is_answered_and_not_logged(
     host, _, port = client.address.removeprefix("http://").partition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     writer.write(b"\x16\x03\x01 this is no HTTP\r\n\r\n")
-    assert b"400" in await asyncio.wait_for(reader.readline(), 10)
+    assert b"400" in await asyncio.wait_for(reader.readline(), 60)
     writer.close()
     await writer.wait_closed()
     assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
@@ -338,7 +338,7 @@ async def test_a_zone_that_only_other_members_know(
     def unknown(*_: object) -> None:
         raise Rejected("unknown_timezone", '"Europe/Berlin" is not a time zone.')
 
-    monkeypatch.setattr("api.schedule.occurrences.zone", unknown)
+    monkeypatch.setattr("api.schedule.instants.zone", unknown)
     path = f"/v1/jobs/{created['id']}"
     (await client.get(f"{path}/next")).problem(503, "not_ready")
     assert (await client.get(path)).json["schedule"] == schedule

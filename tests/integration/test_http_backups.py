@@ -200,7 +200,7 @@ async def test_a_backup_that_is_given_up_is_closed_when_its_reading_has_ended(
         backup = await backups.open()
         reading = asyncio.ensure_future(backup.next_chunk())
         (stream,) = source.streams
-        await asyncio.to_thread(stream.reading.wait, 10)
+        await asyncio.to_thread(stream.reading.wait, 60)
         reading.cancel()
         backup.close()
         assert stream.closed == 0

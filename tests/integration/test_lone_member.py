@@ -10,8 +10,14 @@ from aiohttp import web
 
 from consensus.state.commands import CancelRun, PauseJob, RunDone, TriggerJob
 from storage import keys
-from storage.models import JobDefinition, Retry, ScheduleSpec, Skip
+from storage.models import JobDefinition, Retry, Run, ScheduleSpec, Skip
 from tests.support.lone_member import LoneMember, lone_member
+
+# An interval, and how many occurrences in a row show that none is skipped.
+FAST_MS, IN_A_ROW = 300, 6
+# What is due so far ahead is claimed at once and starts after whatever a test does with it,
+# also when the machine stands still in between.
+AHEAD_MS = 5_000
 
 
 def at(member: LoneMember, delay_ms: int, action: dict[str, Any], **more: Any) -> JobDefinition:
@@ -95,11 +101,15 @@ async def test_an_interval_job_skips_what_overlaps_and_says_so(tmp_path: Path) -
                 action={"type": "noop", "duration": "500ms"},
             ),
         )
-        await member.until(lambda: len(member.outcomes(job)) >= 6)
-        outcomes = member.outcomes(job)
-        skipped = [outcome for outcome in outcomes if isinstance(outcome, Skip)]
-        assert {skip.reason for skip in skipped} == {"skipped_overlap"}
-        assert len(skipped) > 0
+
+        def overlapped() -> int:
+            return sum(
+                outcome.count
+                for outcome in member.outcomes(job)
+                if isinstance(outcome, Skip) and outcome.reason == "skipped_overlap"
+            )
+
+        await member.until(lambda: overlapped() >= 2 and len(member.runs(job)) >= 2)
 
 
 async def test_a_fast_interval_job_misses_nothing(tmp_path: Path) -> None:
@@ -109,14 +119,19 @@ async def test_a_fast_interval_job_misses_nothing(tmp_path: Path) -> None:
         job = await member.put(
             "fast",
             JobDefinition(
-                schedule=ScheduleSpec(kind="every", every_ms=100, anchor_ms=now_ms),
+                schedule=ScheduleSpec(kind="every", every_ms=FAST_MS, anchor_ms=now_ms),
                 action={"type": "noop"},
             ),
         )
-        await member.until(lambda: len(member.runs(job)) >= 12)
-        assert member.outcomes(job) == member.runs(job)
-        times = [run.scheduled_ms for run in member.runs(job)]
-        assert times == list(range(times[0], times[0] + 100 * len(times), 100))
+
+        def misses_nothing() -> bool:
+            # Before it the machine may have stood still for longer than from one to the next.
+            latest = member.outcomes(job)[-IN_A_ROW:]
+            times = [run.scheduled_ms for run in latest if isinstance(run, Run)]
+            first_ms = times[0] if times else 0
+            return times == [first_ms + FAST_MS * place for place in range(IN_A_ROW)]
+
+        await member.until(misses_nothing)
 
 
 async def test_a_running_command_is_cancelled(tmp_path: Path) -> None:
@@ -143,8 +158,8 @@ async def test_a_manual_run_starts_at_once(tmp_path: Path) -> None:
 
 async def test_a_paused_job_does_not_start_although_it_was_claimed(tmp_path: Path) -> None:
     """Pausing counts up to the last moment before the start."""
-    async with lone_member(tmp_path) as member:
-        job = await member.put("late", at(member, 700, {"type": "noop"}))
+    async with lone_member(tmp_path, horizon_ms=AHEAD_MS) as member:
+        job = await member.put("late", at(member, AHEAD_MS, {"type": "noop"}))
         await member.until(lambda: any(run.state == "claimed" for run in member.runs(job)))
         await member.propose(PauseJob(job, paused=True))
         run = await member.ended(job)
@@ -166,7 +181,7 @@ async def test_a_timeout_ends_an_attempt(tmp_path: Path) -> None:
 async def test_with_one_slot_the_higher_priority_goes_first(tmp_path: Path) -> None:
     """What is ready waits for slots in order of its priority."""
     async with lone_member(tmp_path, slots=1, horizon_ms=1) as member:
-        blocker = await member.put("blocker", at(member, 0, {"type": "noop", "duration": "400ms"}))
+        blocker = await member.put("blocker", at(member, 0, {"type": "noop", "duration": "1h"}))
         await member.until(lambda: len(member.runs(blocker)) == 1)
         jobs = {
             priority: await member.put(
@@ -174,6 +189,8 @@ async def test_with_one_slot_the_higher_priority_goes_first(tmp_path: Path) -> N
             )
             for priority in (10, 50, 90)
         }
+        key = keys.run_key(blocker, member.runs(blocker)[0].scheduled_ms)
+        await member.propose(CancelRun(key, "All others wait."))
         for job in jobs.values():
             await member.ended(job)
         fences = {priority: member.runs(job)[0].fence for priority, job in jobs.items()}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import cast
 
 import pytest
+import uvloop
 
 from consensus import frames
 from consensus.configuration import first_configuration
@@ -22,9 +24,13 @@ from consensus.network.certificates import (
 )
 from consensus.network.links import HEADER
 from consensus.network.peers import STRANGERS_MAX, PeerNetwork
-from consensus.raft.types import Introduction, RaftSettings, Rejection
+from consensus.raft.types import Introduction, NotLeader, RaftSettings, Rejection
 from storage.clock import SystemEnvironment
 from storage.journal import LmdbJournal
+from tests.support.cluster import free_port
+
+# Far more than anything takes; reached only when something is broken.
+PATIENCE_S = 120.0
 
 
 class Ear:
@@ -59,16 +65,15 @@ class Ear:
 
 
 def free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports
+    """Return ports that no outgoing connection is given while nobody listens there.
+
+    Who dials such a port again and again would else meet himself one day.
+    """
+    first = free_port()
+    return list(range(first, first + count))
 
 
-async def until(condition: Callable[[], bool], timeout_s: float = 10) -> None:
+async def until(condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
     async with asyncio.timeout(timeout_s):
         while not condition():  # noqa: ASYNC110 - sockets have no event to wait for
             await asyncio.sleep(0.005)
@@ -160,7 +165,7 @@ async def test_a_stranger_is_closed_before_a_frame_is_read(tmp_path: Path) -> No
             reader, writer = await asyncio.open_connection("127.0.0.1", ports["n2"])
             writer.write(junk)
             try:
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(PATIENCE_S):
                     while await reader.read(4096):
                         pass
             except ConnectionResetError:
@@ -183,7 +188,7 @@ async def test_a_peer_that_does_not_read_is_cut_off(tmp_path: Path) -> None:
         await until(lambda: "n2" in ear.up)
         # Nothing is read while the loop does not turn, so the socket fills up.
         assert any(not one.send("n2", bytes(50_000)) for _ in range(1_000))
-        await until(lambda: ear.connections == 2 and "n2" in ear.up)
+        await until(lambda: ear.connections > 1 and "n2" in ear.up)
 
 
 async def test_a_member_that_returns_is_reached_again(tmp_path: Path) -> None:
@@ -222,12 +227,64 @@ async def test_a_member_is_found_at_its_new_address(tmp_path: Path) -> None:
     """Addresses are replaced while everything runs."""
     del tmp_path
     ports = dict(zip(("n1", "n2"), free_ports(2), strict=True))
-    (elsewhere,) = free_ports(1)
+    elsewhere = free_ports(3)[-1]
     one = network("n1", ports, None)
     two = network("n2", {**ports, "n2": elsewhere}, None)
     async with running(one, two) as (ear, _):
         one.set_peers({"n2": f"127.0.0.1:{elsewhere}"})
         await until(lambda: "n2" in ear.up)
+
+
+@pytest.mark.parametrize("address", ["two..dots:7901", "a" * 64 + ".example:7901"])
+async def test_an_address_that_is_none_is_tried_until_there_is_another(
+    caplog: pytest.LogCaptureFixture, address: str
+) -> None:
+    """What an operator has mistyped and put right must not need a restart of all members."""
+    ports = dict(zip(("n1", "n2"), free_ports(2), strict=True))
+    one, two = network("n1", ports, None), network("n2", ports, None)
+    one.set_peers({"n2": address})
+    async with running(one, two) as (ear, _):
+        await until(lambda: "Member n2 cannot be reached" in caplog.text)
+        one.set_peers({"n2": f"127.0.0.1:{ports['n2']}"})
+        await until(lambda: "n2" in ear.up)
+
+
+class Chatterbox(asyncio.Protocol):
+    """Welcomes whoever dials, and says so twice, which ends the connection at once."""
+
+    def __init__(self, connections: list[Chatterbox]) -> None:
+        connections.append(self)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        content = frames.encode_hand(frames.Welcome("test", "n2", ""))
+        self._transport.write(2 * (HEADER.pack(len(content)) + content))
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_connection_that_is_lost_right_behind_the_welcome_is_dialed_again(
+    new_loop: Callable[[], asyncio.AbstractEventLoop],
+) -> None:
+    """Whoever waited for the welcome finds the connection closed, and nothing to set on it."""
+
+    async def dial() -> None:
+        connections: list[Chatterbox] = []
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: Chatterbox(connections), "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        (own,) = free_ports(1)
+        try:
+            async with running(network("n1", {"n1": own, "n2": port}, None)) as (ear,):
+                await until(lambda: len(connections) > 2)
+                assert ear.connections == 0
+        finally:
+            server.close()
+            await server.wait_closed()
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(dial())
 
 
 async def test_one_lost_direction_ends_the_session_on_both_sides(tmp_path: Path) -> None:
@@ -238,7 +295,7 @@ async def test_one_lost_direction_ends_the_session_on_both_sides(tmp_path: Path)
     async with running(one, two) as (ear_one, ear_two):
         await until(lambda: "n2" in ear_one.up and "n1" in ear_two.up)
         one._dialed["n2"].abort()
-        await until(lambda: (ear_one.connections, ear_two.connections) == (2, 2))
+        await until(lambda: min(ear_one.connections, ear_two.connections) > 1)
         await until(lambda: one.send("n2", b"again") and ("n1", b"again") in ear_two.frames)
 
 
@@ -255,13 +312,14 @@ async def test_a_frame_above_the_bound_ends_the_connection(tmp_path: Path) -> No
     async with running(one, two) as (ear_one, ear_two):
         await until(lambda: "n2" in ear_one.up and "n1" in ear_two.up)
         one.send("n2", bytes(100_001))
-        await until(lambda: ear_one.connections == 2 and "n2" in ear_one.up)
+        await until(lambda: ear_one.connections > 1 and "n2" in ear_one.up)
         assert ear_two.frames == []
 
 
-async def test_only_so_many_connections_may_be_silent(tmp_path: Path) -> None:
+async def test_only_so_many_connections_may_be_silent(monkeypatch: pytest.MonkeyPatch) -> None:
     """The one above the bound is closed at once, and members come in afterwards."""
-    del tmp_path
+    # None of them may be given up for its silence before the last one has come.
+    monkeypatch.setattr("consensus.network.links.HANDSHAKE_S_MAX", PATIENCE_S)
     ports = dict(zip(("n1", "n2"), free_ports(2), strict=True))
     two = network("n2", ports, None)
     async with running(two):
@@ -269,7 +327,7 @@ async def test_only_so_many_connections_may_be_silent(tmp_path: Path) -> None:
             await asyncio.open_connection("127.0.0.1", ports["n2"]) for _ in range(STRANGERS_MAX)
         ]
         reader, writer = await asyncio.open_connection("127.0.0.1", ports["n2"])
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(PATIENCE_S):
             assert b"Too many connections" in await reader.read()
         for _, each in [*opened, (reader, writer)]:
             each.close()
@@ -297,7 +355,7 @@ async def test_another_wire_version_or_receiver_is_refused_with_a_reason(tmp_pat
             reader, writer = await asyncio.open_connection("127.0.0.1", ports["n2"])
             content = frames.encode_hand(greeting)
             writer.write(HEADER.pack(len(content)) + content)
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 answer = await reader.read()
             welcome = frames.decode_hand(answer[HEADER.size :], frames.Welcome)
             assert expected in welcome.refusal
@@ -365,19 +423,42 @@ async def test_members_agree_over_mutual_tls_and_their_own_disks(tmp_path: Path)
         await raft.start()
     sent: list[bytes] = []
 
+    def leader() -> str | None:
+        return next(
+            (n for n, (r, _) in members.items() if r.is_leader and len(r.connected) == 2), None
+        )
+
+    def missing() -> list[bytes]:
+        return [one for one in sent if any(one not in known for known in applied.values())]
+
+    def agreed() -> bool:
+        return not missing() and len({tuple(known) for known in applied.values()}) == 1
+
+    def over(leading: str) -> bool:
+        return not missing() or leader() != leading
+
+    async def all_agree() -> None:
+        """Tell whoever leads what not all have: a leader that falls may take it along."""
+        while missing():
+            await until(lambda: leader() is not None)
+            leading = str(leader())
+            with suppress(NotLeader):
+                for command in missing():
+                    members[leading][0].propose(command)
+            await until(partial(over, leading))
+        await until(agreed)
+
     async def change_leader() -> None:
-        await until(lambda: any(r.is_leader and len(r.connected) == 2 for r, _ in members.values()))
-        leader = next(name for name, (raft, _) in members.items() if raft.is_leader)
-        for _ in range(20):
-            sent.append(b"command %d" % len(sent))
-            members[leader][0].propose(sent[-1])
-        await until(lambda: all(commands == sent for commands in applied.values()))
-        await members[leader][0].stop()
-        members[leader][1].close()
-        await until(lambda: any(r.is_leader for n, (r, _) in members.items() if n != leader))
-        members[leader] = start(leader)
-        await members[leader][0].start()
-        await until(lambda: applied[leader] == sent)
+        sent.extend(b"command %d" % (len(sent) + place) for place in range(20))
+        await all_agree()
+        await until(lambda: leader() is not None)
+        name = str(leader())
+        await members[name][0].stop()
+        members[name][1].close()
+        await until(lambda: any(r.is_leader for n, (r, _) in members.items() if n != name))
+        members[name] = start(name)
+        await members[name][0].start()
+        await until(agreed)
 
     await change_leader()
     await change_leader()

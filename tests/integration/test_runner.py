@@ -24,9 +24,15 @@ from storage.clock import SystemEnvironment
 
 CLOCK = SystemEnvironment()
 # Far more than any wait here takes; reached only when something is broken.
-DEADLINE_S = 15.0
+DEADLINE_S = 120.0
 
 Run = Callable[..., Awaitable[CommandResult]]
+
+
+@pytest.fixture(autouse=True)
+def patient_node(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the machine pause the runner: its silence is what other tests are about."""
+    monkeypatch.setattr("node.runner_client.SILENCE_S_MAX", DEADLINE_S)
 
 
 @pytest.fixture(params=["auto", "processes"])
@@ -216,9 +222,15 @@ async def test_output_can_be_followed(client: RunnerClient) -> None:
 
 async def test_a_timeout_terminates_the_whole_group(run: Run) -> None:
     """SIGTERM reaches children too, and what they still say is kept."""
-    script = "trap 'echo bye; exit 7' TERM; sleep 1000 & wait"
-    end = await run("sh", "-c", script, timeout_ms=1000)
-    assert (end.cause, end.exit_code, end.output) == ("timeout", 7, b"bye\n")
+    script = "trap 'echo bye; exit 7' TERM; echo ready; sleep 1000 & wait"
+    timeout_ms = 1_000
+    while True:
+        end = await run("sh", "-c", script, timeout_ms=timeout_ms, grace_ms=600_000)
+        assert end.cause == "timeout"
+        if end.output.startswith(b"ready\n"):
+            break
+        timeout_ms *= 2  # The shell had not come to its trap; on a slow machine it takes longer.
+    assert (end.exit_code, end.output) == (7, b"ready\nbye\n")
 
 
 async def test_who_ignores_sigterm_is_killed_after_the_grace(client: RunnerClient) -> None:
@@ -337,10 +349,12 @@ async def test_many_at_once_all_end_and_leave_no_descriptor(run: Run, client: Ru
     ends = await asyncio.gather(*good, *bad, *daemons, *late)
     causes = [end.cause for end in ends]
     assert causes == ["exited"] * 100 + ["spawn_failed"] * 10 + ["exited"] * 10 + ["timeout"] * 10
-    assert descriptors() == before
     assert client.in_flight == 0
     assert client.pid is not None
     assert children_of(client.pid) == []
+    async with asyncio.timeout(DEADLINE_S):
+        while descriptors() != before:  # noqa: ASYNC110 - it may be looking at something
+            await asyncio.sleep(0.01)
 
 
 async def test_beyond_the_maximum_nothing_is_taken(

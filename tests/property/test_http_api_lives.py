@@ -138,7 +138,7 @@ class Life:
             assert (await self._client.get(path)).status in (200, 404)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(STEPS, max_size=25))
 def test_any_life_of_a_job_keeps_the_state_sound(steps: list[tuple[str, Any]]) -> None:
     """G5: after every step each occurrence has at most one outcome, and all tables agree."""

@@ -16,7 +16,8 @@ from api.problems import CONTENT_TYPE
 from tests.support.api_client import JOB, Answer, ApiClient, api_client
 
 FUZZ = settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=150,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
 LEAVES = (

@@ -50,7 +50,7 @@ def nothing() -> None:
     """A memory store has no disk to flush to."""
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(1, 120))
 def test_every_occurrence_keeps_its_outcome_and_every_live_run_gets_one(
     seed: int, steps: int
@@ -83,7 +83,7 @@ def test_every_occurrence_keeps_its_outcome_and_every_live_run_gets_one(
     assert (closed.queued, sum(closed.ended.values())) == (queued, ended)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(1, 120))
 def test_every_table_still_says_the_same_and_nothing_of_the_old_members_is_left(
     seed: int, steps: int
@@ -103,7 +103,7 @@ def test_every_table_still_says_the_same_and_nothing_of_the_old_members_is_left(
     assert (machine.applied_term, machine.clock_ms) == (meta.applied_term, meta.clock_ms)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(1, 60))
 def test_all_members_of_the_new_cluster_begin_with_the_same_bytes(seed: int, steps: int) -> None:
     """G13: and no two restorations under different names pass for each other."""
@@ -117,7 +117,7 @@ def test_all_members_of_the_new_cluster_begin_with_the_same_bytes(seed: int, ste
     assert Machine(one).state_hash != Machine(store).state_hash
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10_000), st.integers(1, 60))
 def test_the_new_cluster_goes_on_with_ordinary_commands(seed: int, steps: int) -> None:
     """Every invariant holds after each further entry, and a second restoration works as well."""

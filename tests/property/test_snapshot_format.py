@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from storage.keys import KEY_BYTES_MAX
 from storage.snapshot_format import (
     CHUNK_BYTES_MAX,
-    KEY_BYTES_MAX,
     VALUE_BYTES_MAX,
     SnapshotDamaged,
     SnapshotError,

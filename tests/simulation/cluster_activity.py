@@ -7,36 +7,37 @@ from collections.abc import Iterable
 
 from tests.simulation.cluster_world import Kind, Mode, Options
 
-# On average over the runs of a batch; what chance brings about has room beneath it.
+# On average over the runs of a batch. A run has several times as much, and some have none; no
+# day's seeds may be refused because they happen to be quiet ones.
 OF_MODE: dict[Mode, dict[str, float]] = {
     "safety": {
-        "launches": 20,
-        "claims": 15,
-        "create accepted": 5,
-        "trigger accepted": 3,
-        "elections": 2,
-        "kills": 1,
-        "expired runs": 1,
-        "steals": 1,
-        "further attempts": 3,
-        "ends accepted": 15,
+        "launches": 5,
+        "claims": 5,
+        "create accepted": 2,
+        "trigger accepted": 0.2,
+        "elections": 1,
+        "kills": 0.2,
+        "expired runs": 0.2,
+        "steals": 0.2,
+        "further attempts": 0.2,
+        "ends accepted": 4,
     },
-    "power": {"power losses": 4, "launches": 15, "elections": 3},
-    "liveness": {"probes": 1, "launches": 20},
+    "power": {"power losses": 1, "launches": 5, "elections": 1},
+    "liveness": {"probes": 1, "launches": 10},
 }
 # What is due less often in a whole batch may be missing by chance.
-DUE_MIN = 3
+DUE_MIN = 0.5
 OF_KIND: dict[Kind, dict[str, float]] = {
     "plain": {},
-    "behind": {"left behind": 0.5, "snapshots installed": 0.5, "lives in the same process": 0.4},
+    "behind": {"left behind": 0.3, "snapshots installed": 0.3, "lives in the same process": 0.2},
     "changing": {
-        "configurations": 3,
-        "members joined": 0.6,
-        "members left": 0.4,
-        "learners made voters": 0.4,
-        "removals": 0.3,
-        "disks emptied": 0.2,
-        "snapshots installed": 0.6,
+        "configurations": 2,
+        "members joined": 0.4,
+        "members left": 0.2,
+        "learners made voters": 0.2,
+        "removals": 0.08,
+        "disks emptied": 0.05,
+        "snapshots installed": 0.3,
     },
 }
 

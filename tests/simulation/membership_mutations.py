@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from consensus import configuration
+from consensus import configuration, frames
 from consensus.raft import members as raft_members
 from consensus.raft.configurations import Configurations
 from consensus.raft.engine import RaftCore
 from consensus.raft.log import RaftLog
 from consensus.raft.members import Membership
+from consensus.raft.rules import Rules
 from storage.invariant import invariant
 from storage.journal_format import Batch
 from storage.memory_journal import MemoryDisk
@@ -147,6 +148,27 @@ def _newcomers_vote_at_once() -> list[Patch]:
     return [(RaftCore, "caught_up_learner", caught_up)]
 
 
+def _guests_confirm() -> list[Patch]:
+    original = Rules._on_answer
+
+    def on_answer(self: Any, node: Any, term: int, message: frames.AppendAnswer) -> None:
+        guests, self._guests = self._guests, {}
+        try:
+            original(self, node, term, message)
+        finally:
+            self._guests = guests
+
+    return [(Rules, "_on_answer", on_answer)]
+
+
+def _leaver_commits_what_is_older() -> list[Patch]:
+    def countable(self: Any, index: int) -> int:
+        counted: int = max(self._commit, min(index, self._quorum_index()))
+        return counted
+
+    return [(Membership, "_countable", countable)]
+
+
 MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
     "changes_at_once": _changes_at_once,
     "change_before_own_entry": _change_before_own_entry,
@@ -158,6 +180,8 @@ MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
     "learners_decide": _learners_decide,
     "leaver_counts_itself": _leaver_counts_itself,
     "guests_decide": _guests_decide,
+    "guests_confirm": _guests_confirm,
+    "leaver_commits_what_is_older": _leaver_commits_what_is_older,
     "two_voters_at_once": _two_voters_at_once,
     "newcomers_vote_at_once": _newcomers_vote_at_once,
 }

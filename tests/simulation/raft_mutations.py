@@ -162,6 +162,26 @@ def _no_first_probe() -> list[Patch]:
     return [(Rules, "_retreat", retreat)]
 
 
+def _first_probe_repeated() -> list[Patch]:
+    def retreat(self: Any, message: frames.AppendAnswer) -> int:
+        first_index: int = self._log.first_index
+        again = message.next_index <= first_index != message.prev_index
+        return first_index + 1 if again else message.next_index
+
+    return [(Rules, "_retreat", retreat)]
+
+
+def _snapshot_taken_for_a_loss() -> list[Patch]:
+    def denies(self: Any, message: frames.AppendAnswer, match_index: int) -> bool:
+        return message.prev_index <= match_index
+
+    return [(Rules, "_denies", denies)]
+
+
+def _wish_to_lead_is_kept() -> list[Patch]:
+    return [(Rules, "_asked_in_vain", False)]
+
+
 def _cut_while_writing_ignored() -> list[Patch]:
     original = RaftLog.confirm
 
@@ -327,6 +347,9 @@ MUTATIONS: dict[str, Callable[[], list[Patch]]] = {
     "no_pre_vote": _no_pre_vote,
     "campaign_between_two_readings": _campaign_between_two_readings,
     "no_first_probe": _no_first_probe,
+    "first_probe_repeated": _first_probe_repeated,
+    "snapshot_taken_for_a_loss": _snapshot_taken_for_a_loss,
+    "wish_to_lead_is_kept": _wish_to_lead_is_kept,
     "cut_while_writing_ignored": _cut_while_writing_ignored,
     "answers_undo_a_retreat": _answers_undo_a_retreat,
     "stale_leader_unanswered": _stale_leader_unanswered,

@@ -58,6 +58,9 @@ NOTICED: dict[str, Seeds | str] = {
     "campaign_between_two_readings":
         "rules::test_no_campaign_slips_through_between_two_readings_of_the_clock",
     "no_first_probe": "rules::test_a_log_that_overlaps_needs_no_snapshot",
+    "first_probe_repeated": "rules::test_a_log_that_is_trimmed_meanwhile_is_tried_once",
+    "snapshot_taken_for_a_loss": "rules::test_who_got_further_by_a_snapshot_is_not_accused",
+    "wish_to_lead_is_kept": "rules::test_a_wish_that_cannot_be_followed_is_not_kept",
     "cut_while_writing_ignored": "rules::test_a_cut_during_a_transaction_is_not_durable",
     "stale_leader_unanswered": "rules::test_a_leader_of_the_past_learns_of_its_successor",
     "two_leaders_tolerated": "rules::test_two_leaders_of_one_term_stop_the_member",

@@ -12,12 +12,16 @@ from contextlib import AbstractContextManager
 import pytest
 
 from consensus.state.commands import RemoveMember, SeatDone
+from node.services.cleaner import PERIOD_S
+from storage import keys
 from tests.simulation.cluster_absences import left_behind
 from tests.simulation.cluster_mutations import mutated
 from tests.simulation.cluster_scene import ClusterScene, scene
 from tests.simulation.cluster_world import Kind
 from tests.simulation.raft_oracle import LivenessViolated, SafetyViolated
 from tests.support.quiet_log import quiet_log
+
+DAY_MS = 86_400_000
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -139,6 +143,25 @@ def repeated_elsewhere(play: ClusterScene) -> None:
         assert play.world.loop.run_until_complete(asked) == (wish.result,)
 
 
+def a_leader_from_the_future(play: ClusterScene) -> None:
+    """What is old enough to be dropped is a matter of the cluster's clock, not of a member's."""
+    job = play.job(1.0)
+    holder = play.holder(job)
+    assert play.outcome(job, holder) == "succeeded"
+    name = next(other for other in play.world.hosts if other != play.leader())
+    printed = keys.OUTPUT + job
+    assert play.world.lives[name].node.view.scan(printed, keys.after(printed), 1)
+    play.world.kill(name, power_loss=False)
+    play.world.hosts[name].clock.jumped_ms = 60 * DAY_MS
+    play.world.start(name)
+    play.until(lambda: name in play.world.lives)
+    while (leader := play.leader()) != name:
+        play.world.lives[leader].node.raft.transfer_leadership(name)
+        play.rest(1.0)
+    play.rest(2 * PERIOD_S)
+    assert play.world.lives[name].node.view.scan(printed, keys.after(printed), 1)
+
+
 def left_behind_while_it_runs(play: ClusterScene) -> None:
     """What runs when a snapshot arrives is dead before the next life takes part."""
     job, holder = play.follower_that_runs(60.0, deaf=True)
@@ -190,6 +213,7 @@ SCENARIOS: list[tuple[Callable[[ClusterScene], None], tuple[str, ...]]] = [
     (paused_by_its_user_before_the_instant, ("state_not_looked_at_before_the_start",)),
     (reported_under_an_old_fence, ("fence_not_checked",)),
     (repeated_elsewhere, ("answers_not_remembered",)),
+    (a_leader_from_the_future, ("clock_believed",)),
     (left_behind_while_it_runs, ("attempts_outlive_their_life",)),
     (removed_while_it_leads, ("leader_to_go_stays", "runs_of_a_removed_member_forgotten")),
 ]

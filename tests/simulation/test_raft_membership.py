@@ -228,6 +228,28 @@ def test_a_member_that_is_being_removed_can_still_be_elected_by_those_who_stay(
     assert hand.core.committed_configuration == (3, after)
 
 
+def test_a_leader_without_a_vote_commits_by_entries_of_its_own_term_alone(
+    make: MakeHand,
+) -> None:
+    """What a majority has of an older term may be replaced yet (Raft, section 5.4.2).
+
+    The library counts this leader for its own entry, one too many.
+    """
+    hand = make(5, terms=(1,))
+    after = voters("n2", "n3", "n4", "n5")
+    hand.tell("n2", 1, append((2, 1), entry(after, 3, 1)))
+    term = hand.elect()
+    for name in ("n3", "n4"):
+        hand.confirm(name)
+    first = next(sent for sent in hand.appends_to("n5") if sent.prev_index == 3)
+    hand.tell("n5", term, frames.AppendAnswer(first.sequence, 3, True, 4))
+    hand.core.tick()
+    assert hand.core.commit_index < 3
+    hand.confirm("n5")
+    hand.core.tick()
+    assert hand.core.commit_index == hand.log.last_index
+
+
 def stranded(make: MakeHand) -> Hand:
     """`n1` of five that missed how two of the others were exchanged, and met their successors."""
     hand = make(5, terms=(1,))
@@ -254,6 +276,27 @@ def test_who_bears_the_name_of_a_voter_and_is_another_elects_nobody(make: MakeHa
     assert not hand.core.leads
     hand.tell("n5", 2, frames.Vote())
     assert hand.core.leads
+
+
+def test_a_guest_confirms_nothing(make: MakeHand) -> None:
+    """Its log is not that of the voter whose name it bears."""
+    hand = stranded(make)
+    hand.wait(1.1)
+    for name in ("n4", "n5"):
+        hand.tell(name, 1, frames.PreVote(2, True))
+    hand.core.tick()
+    hand.sync()
+    for name in ("n4", "n5"):
+        hand.tell(name, 2, frames.Vote())
+    hand.sync()
+    hand.core.tick()
+    hand.confirm("n4")
+    hand.tell("n2", 2, frames.AppendAnswer(1, 2, True, hand.log.last_index + 1))
+    hand.core.tick()
+    assert hand.core.commit_index < hand.log.last_index
+    hand.confirm("n5")
+    hand.core.tick()
+    assert hand.core.commit_index == hand.log.last_index
 
 
 def test_a_guest_gets_the_vote_that_it_needs(make: MakeHand) -> None:
@@ -453,6 +496,10 @@ WITHOUT: dict[str, Callable[[MakeHand], None]] = {
     "learners_decide": test_a_learner_is_replicated_to_and_not_counted,
     "two_voters_at_once": test_a_voter_is_not_exchanged_for_another_in_one_step,
     "newcomers_vote_at_once": test_a_learner_that_has_caught_up_is_ready_to_vote,
+    "guests_confirm": test_a_guest_confirms_nothing,
+    "leaver_commits_what_is_older": (
+        test_a_leader_without_a_vote_commits_by_entries_of_its_own_term_alone
+    ),
     "guests_decide": test_who_bears_the_name_of_a_voter_and_is_another_elects_nobody,
     "leaver_counts_itself": (
         test_a_member_that_is_being_removed_can_still_be_elected_by_those_who_stay

@@ -439,6 +439,61 @@ def test_a_log_that_overlaps_needs_no_snapshot(make: MakeHand) -> None:
     assert hand.core.peer_progress()["n2"].match_index > 30
 
 
+def test_who_got_further_by_a_snapshot_is_not_accused(make: MakeHand) -> None:
+    """R13: its log begins behind what it had confirmed, and what it has committed covers that.
+
+    The snapshot was another leader's, on whose log it could not go on.
+    """
+    hand = make(terms=(1,) * 40, applied=41)
+    term = hand.elect()
+    last = hand.appends_to("n2")[-1]
+    hand.tell("n2", term, frames.AppendAnswer(last.sequence, last.prev_index, True, 21))
+    hand.core.disconnected("n2")
+    hand.connect("n2")
+    hand.core.tick()
+    probe = hand.appends_to("n2")[-1]
+    assert probe.prev_index == 20
+    said = hand.tell("n2", term, frames.AppendAnswer(probe.sequence, 20, False, 31))
+    assert not said
+    hand.core.tick()
+    assert hand.appends_to("n2")[-1].prev_index == 30
+
+
+def test_a_log_that_is_trimmed_meanwhile_is_tried_once(make: MakeHand) -> None:
+    """R9: over a long way every answer finds another first entry, and still is an answer."""
+    hand = make(terms=(1,) * 600, applied=601, trim_below=30)
+    term = hand.elect()
+    last = hand.appends_to("n2")[-1]
+    hand.tell("n2", term, frames.AppendAnswer(last.sequence, last.prev_index, False, 2))
+    hand.core.tick()
+    probe = hand.appends_to("n2")[-1]
+    hand.log.trim(40)
+    hand.core.propose(b"x")
+    hand.sync()
+    assert (probe.prev_index, hand.log.first_index) == (30, 40)
+    hand.tell("n2", term, frames.AppendAnswer(probe.sequence, probe.prev_index, False, 2))
+    hand.core.tick()
+    assert [s.message for s in hand.said if s.to == "n2"][-1] == frames.SnapshotRequired(40)
+
+
+def test_a_wish_that_cannot_be_followed_is_not_kept(make: MakeHand) -> None:
+    """E5, E8: who could not campaign when it was asked to does not depose a leader later."""
+    hand = make(terms=(1,))
+    hand.connect()
+    hand.tell("n2", 1, append((2, 1), (3, 1)))
+    hand.tell("n2", 1, frames.TimeoutNow())
+    for name in ("n2", "n3"):
+        hand.core.disconnected(name)
+    hand.sync()
+    hand.wait(0.1)
+    hand.wait(60.0)
+    hand.connect()
+    hand.wait(2.0)
+    asked = [s.message for s in hand.said if isinstance(s.message, frames.VoteRequest)]
+    assert not asked
+    assert any(isinstance(s.message, frames.PreVoteRequest) for s in hand.said)
+
+
 def test_a_leader_whose_disk_hangs_falls_silent(make: MakeHand) -> None:
     """Its followers may then elect another; it goes on speaking when the disk answers."""
     hand = make()

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from consensus.errors import Overloaded
 from consensus.raft.types import EntryTooLarge, NotLeader
 from storage.journal_format import Batch, DiskFailed
 from storage.memory_journal import MemoryDisk
@@ -215,6 +216,26 @@ def test_messages_reach_other_members_past_the_journal(make: MakeScene) -> None:
     assert scene.raft(follower).send("n9", b"x") is False
     with pytest.raises(EntryTooLarge):
         scene.raft(follower).send(leader, bytes(SETTINGS.entry_bytes_max + 1))
+
+
+def test_a_state_that_takes_nothing_more_holds_up_those_who_write(make: MakeScene) -> None:
+    """What is not applied is in flight, and so the bounds of that hold; later all goes on."""
+    scene = make()
+    leader = scene.leader_name()
+    scene.write_all(leader, 5)
+    raft = scene.raft(leader)
+    raft._may_apply = lambda: False
+    before = raft.applied_index
+    commands = scene.write_to(leader, scene.settings.in_flight_entries_max)
+    scene.rest(3.0)
+    assert raft.is_leader
+    assert (raft.applied_index, raft.commit_index) == (before, before + len(commands))
+    with pytest.raises(Overloaded):
+        raft.propose(b"one too many")
+    raft._may_apply = lambda: True
+    raft.trim(0)
+    scene.until(lambda: set(commands) <= scene.oracle.acknowledged.keys())
+    scene.agree()
 
 
 def test_a_leader_refuses_what_it_cannot_take(make: MakeScene) -> None:

@@ -105,7 +105,7 @@ def test_a_failure_names_the_line_that_repeats_it() -> None:
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=600,
         check=False,
     )
     assert again.returncode == 1
@@ -132,7 +132,7 @@ def test_the_same_seed_gives_the_same_run() -> None:
             env=os.environ | {"PYTHONHASHSEED": hash_seed},
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=600,
             check=True,
         )
         assert result.stdout.strip() == str(here)

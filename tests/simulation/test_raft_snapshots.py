@@ -406,3 +406,21 @@ def test_a_member_that_stops_ends_its_transfers(make: Make) -> None:
         scene.loop.run_until_complete(scene.raft(leader).stop())
         assert opened[0].closed
         scene.lives.pop(leader)
+
+
+def test_a_member_that_begins_again_and_again_holds_no_more_than_one_state(make: Make) -> None:
+    """Each is a read transaction, of which a store has few; those before it have to end first."""
+    with watched_streams() as opened:
+        scene = make(settings=SLOW)
+        leader, (away,) = leave_behind(scene)
+        scene.until(lambda: scene.raft(leader).snapshots.sending)
+        sender = scene.raft(leader).snapshots._sender
+        assert sender is not None
+
+        async def begin_often() -> int:
+            for number in range(50):
+                sender.requested(away, frames.SnapshotRequest(b"%016d" % number, 0, False))
+            return sum(not stream.closed for stream in opened)
+
+        assert scene.loop.run_until_complete(begin_often()) <= 1
+        scene.until(lambda: caught_up(scene, away, leader), seconds=60)

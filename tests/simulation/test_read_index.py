@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -83,6 +83,35 @@ def test_a_round_speaks_at_once_and_once(hand: Hand) -> None:
     hand.core.tick()
     hand.core.tick()
     assert [said.to for said in hand.said[before:]] == ["n2", "n3"]
+
+
+@dataclass
+class Leading:
+    """A core that leads, with a majority that answers at once."""
+
+    term: int = 2
+    commit_index: int = 10
+    leads: bool = True
+    committed_in_term: bool = True
+    answered: bool = False
+
+    def begin_round(self) -> int:
+        return 1
+
+    def round_answered(self, floor: int) -> bool:
+        return self.answered
+
+
+def test_a_round_of_an_earlier_term_is_over() -> None:
+    """Somebody else may have led in between, when the question came even."""
+    core = Leading()
+    rounds = ReadRounds(core)
+    answers: list[int | None] = []
+    rounds.ask(answers.append)
+    rounds.advance()
+    core.term, core.answered = 4, True
+    rounds.advance()
+    assert answers == [None]
 
 
 def test_a_new_leader_waits_until_it_has_committed_in_its_term(hand: Hand) -> None:

@@ -28,9 +28,15 @@ from uuid import uuid4
 import aiohttp
 
 CRONCLAVE = str(Path(sys.executable).parent / "cronclave")
-READY_S = 30.0
-REQUEST_S = 15.0
-LAUNCHER_S = 10.0
+# Far more than anything here takes, on a machine that pauses processes for seconds, starts
+# them slowly and holds the elections which follow; reached only when something is broken.
+PATIENCE_S = 180.0
+# One question. Whoever may ask somebody else asks for no longer than a try: a node that is
+# stopped takes requests, and answers none.
+REQUEST_S = 60.0
+TRY_S = 15.0
+# After it the launcher is asked a second time, and then killed.
+LAUNCHER_S = 30.0
 POLL_S = 0.05
 LOG_BYTES_SHOWN = 3_000
 # Below the range from which the kernel takes the ports of outgoing connections.
@@ -41,7 +47,7 @@ GONE = (aiohttp.ClientError, ConnectionError, TimeoutError)
 
 
 async def until(
-    condition: Callable[[], Awaitable[object]], what: str, *, timeout_s: float = 20.0
+    condition: Callable[[], Awaitable[object]], what: str, *, timeout_s: float = PATIENCE_S
 ) -> Any:
     """Return the first true value of `condition`, or fail with what was waited for.
 
@@ -96,13 +102,13 @@ class Process:
         with suppress(ProcessLookupError):
             signal.pidfd_send_signal(self._descriptor, number)
 
-    async def dead(self, *, timeout_s: float = 15.0) -> None:
+    async def dead(self) -> None:
         """Wait for the end, however it comes."""
 
         async def gone() -> bool:
             return not self.alive
 
-        await until(gone, f"process {self.pid} is dead", timeout_s=timeout_s)
+        await until(gone, f"process {self.pid} is dead")
 
     def close(self) -> None:
         os.close(self._descriptor)
@@ -142,14 +148,16 @@ class Node:
         *,
         body: bytes | None = None,
         headers: Mapping[str, str] | None = None,
+        patience_s: float = REQUEST_S,
     ) -> Answer:
         """Send a request and return the answer, its body decoded if it is JSON."""
         if document is not None:
             body = json.dumps(document).encode()
         sent = {**({} if body is None else {"Content-Type": "application/json"}), **(headers or {})}
         data = None if body is None else io.BytesIO(body)
+        timeout = aiohttp.ClientTimeout(total=patience_s)
         async with self._session.request(
-            method, self.url + path, data=data, headers=sent
+            method, self.url + path, data=data, headers=sent, timeout=timeout
         ) as response:
             content = await response.read()
             decoded: Any = content
@@ -182,14 +190,14 @@ class Node:
         """Return a run in full, by its id."""
         return await self.get(f"/v1/runs/{run}")
 
-    async def ended(self, run: str, *, timeout_s: float = 20.0) -> Any:
+    async def ended(self, run: str) -> Any:
         """Wait until this node knows that a run has ended, and return it."""
 
         async def found() -> Any:
             shown = await self.run(run)
             return shown if shown["state"] == "ended" else None
 
-        return await until(found, f"run {run} has ended", timeout_s=timeout_s)
+        return await until(found, f"run {run} has ended")
 
     async def ready(self) -> bool:
         return (await self.request("GET", "/readyz")).status == 200
@@ -197,10 +205,6 @@ class Node:
     async def status(self) -> Any:
         """Return how this node sees the cluster."""
         return await self.get("/v1/cluster")
-
-    async def ends(self, *, timeout_s: float = 15.0) -> None:
-        """Wait until its process has ended by itself."""
-        await self.process.dead(timeout_s=timeout_s)
 
     async def kill(self) -> None:
         """End it as a power loss would."""
@@ -236,7 +240,7 @@ class Cluster:
                 return list(json.loads((self.directory / "dev.json").read_text()))
             return [None] if launcher.poll() is not None else []
 
-        entries = await until(listed, "dev.json is written", timeout_s=READY_S)
+        entries = await until(listed, "dev.json is written")
         assert entries != [None], f"cronclave dev ended with {launcher.returncode}"
         self.nodes = [Node(self._session, entry) for entry in entries]
         names = [f"n{number}" for number in range(1, self._size + 1)]
@@ -286,7 +290,11 @@ class Cluster:
         return node
 
     async def command(self, *words: str) -> str:
-        """Run a `cronclave cluster` command against all nodes; return what it prints."""
+        """Run a `cronclave cluster` command against all nodes; return what it prints.
+
+        It asks each node once, so it is run when there is a leader.
+        """
+        await self.leader()
         addresses = ",".join(node.url for node in self.alive)
         environment = os.environ | {"CRONCLAVE_ADDR": addresses}
         child = await asyncio.create_subprocess_exec(
@@ -318,13 +326,13 @@ class Cluster:
                 assert answer.status == 200, answer.body
                 return True
 
-            await until(decided, f"{node.name} is ready", timeout_s=READY_S)
+            await until(decided, f"{node.name} is ready")
             assert node.process.alive, f"{node.name} has ended instead of becoming ready"
 
     def status_of(self, node: Node) -> int:
         """Return the exit status of a node that was restarted here and has ended."""
         child = next(child for child in self._children if child.pid == node.process.pid)
-        return child.wait(timeout=LAUNCHER_S)
+        return child.wait(timeout=PATIENCE_S)
 
     def _spawn(
         self, arguments: Sequence[str], name: str, checkout: Path | None = None
@@ -396,20 +404,23 @@ class Cluster:
         assert isinstance(leader, Node)
         return leader
 
-    async def write(self, path: str, document: object, first: Node) -> Answer:
+    async def write(
+        self, path: str, document: object, first: Node, *, key: str = "", alone: bool = False
+    ) -> Answer:
         """Post something until a node acknowledges it, as a careful client does.
 
-        The same idempotency key goes with every try, so it takes effect once.
+        The same idempotency key goes with every try, so it takes effect once. With `alone`
+        only the first node is asked, as often as it takes.
         """
-        headers = {"Idempotency-Key": str(uuid4())}
-        order = [first, *self.others(first)]
+        headers = {"Idempotency-Key": key or str(uuid4())}
+        order = [first] if alone else [first, *self.others(first)]
         tries = 0
 
         async def acknowledged() -> Answer | None:
             nonlocal tries
             node = order[tries % len(order)]
             tries += 1
-            answer = await node.request("POST", path, document, headers=headers)
+            answer = await node.request("POST", path, document, headers=headers, patience_s=TRY_S)
             return None if answer.status in (429, 503, 504) else answer
 
         answer = await until(acknowledged, f"POST {path} is acknowledged")

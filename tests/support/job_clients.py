@@ -122,6 +122,11 @@ class JobClients:
         try:
             async with asyncio.timeout(PATIENCE_S):
                 answer = await self._send(node.url, job, kind, value, expected)
+        except aiohttp.ClientConnectorError as error:
+            # Nobody was there to take it. Each outcome that is left open costs the checker's
+            # search, and the slower the machine, the longer nobody is there.
+            self._history.end(call, Outcome.UNDONE, detail=type(error).__name__)
+            return
         except (aiohttp.ClientError, ConnectionError, TimeoutError) as error:
             self._history.end(call, Outcome.UNKNOWN, detail=type(error).__name__)
             return

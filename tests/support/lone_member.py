@@ -26,6 +26,9 @@ from storage.clock import SystemEnvironment, new_id
 from storage.lmdb_store import LmdbStore
 from storage.models import JobDefinition, Run, Skip
 
+# Far more than anything takes; reached only when something is broken.
+PATIENCE_S = 120.0
+
 
 class LoneLog:
     """What the Raft layer of a cluster of one would do, without a disk."""
@@ -130,7 +133,7 @@ class LoneMember:
         return job
 
     async def propose(self, command: Any) -> Result:
-        (result,) = await self.node.propose((command,), timeout_s=5)
+        (result,) = await self.node.propose((command,), timeout_s=PATIENCE_S)
         return result
 
     def outcomes(self, job: bytes) -> list[Run | Skip]:
@@ -142,7 +145,7 @@ class LoneMember:
     def runs(self, job: bytes) -> list[Run]:
         return [outcome for outcome in self.outcomes(job) if isinstance(outcome, Run)]
 
-    async def until(self, condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    async def until(self, condition: Callable[[], bool], timeout_s: float = PATIENCE_S) -> None:
         """Wait for a condition on the state; each applied entry is a reason to look."""
         async with asyncio.timeout(timeout_s):
             while not condition():

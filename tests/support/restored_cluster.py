@@ -14,7 +14,7 @@ import aiohttp
 from tests.support.cluster import CRONCLAVE, REQUEST_S, Cluster, Node, free_port
 
 NAMES = ("n1", "n2", "n3")
-COMMAND_S_MAX = 120
+COMMAND_S_MAX = 240
 
 
 @dataclass(frozen=True, slots=True)

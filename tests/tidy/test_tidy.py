@@ -14,6 +14,8 @@ FILES = [path for name in PACKAGES for path in sorted((ROOT / name).glob("**/*.p
 
 LINES_PER_FILE_MAX = 400
 LINES_PER_FUNCTION_MAX = 70
+# Of what a test waits for; named ones say more.
+DEADLINE_S_MIN = 30
 
 # A package imports itself and the packages named here, and nothing else of ours.
 MAY_IMPORT = {
@@ -120,6 +122,26 @@ def test_a_file_and_its_functions_fit_on_the_screen(path: Path) -> None:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             assert (node.end_lineno or 0) - node.lineno < LINES_PER_FUNCTION_MAX, node.name
+
+
+def deadlines(call: ast.Call) -> Iterator[float]:
+    """Yield the seconds after which a call fails, where they stand in it as a number."""
+    called = call.func.attr if isinstance(call.func, ast.Attribute) else ""
+    if called == "wait":
+        return  # It fails nothing.
+    given = {"timeout": call.args[:1], "wait_for": call.args[1:2]}.get(called, [])
+    given = given + [one.value for one in call.keywords if one.arg == "timeout"]
+    for node in given:
+        if isinstance(node, ast.Constant) and isinstance(node.value, int | float):
+            yield node.value
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "tests").rglob("*.py")), ids=name)
+def test_a_deadline_of_a_test_is_reached_only_when_something_is_broken(path: Path) -> None:
+    """A machine may stand still for seconds, and that is no fault of what is tested."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            assert all(seconds >= DEADLINE_S_MIN for seconds in deadlines(node)), node.lineno
 
 
 def test_every_package_explains_itself() -> None:

@@ -22,6 +22,8 @@ from tests.support.stub_api import Asked, Reply, stub_api
 
 HEAVY = {"aiohttp", "asyncio", "cryptography", "lmdb", "msgspec", "rich", "uvloop", "yaml"}
 PROGRAM = (sys.executable, "-P", "-m", "node.cli")
+# Far more than a program takes to start; reached only when something is broken.
+DEADLINE_S = 120.0
 
 
 def command_lines() -> list[list[str]]:
@@ -76,7 +78,7 @@ def test_ctrl_c_has_its_own_status() -> None:
 
     def hang(_: Asked) -> Reply:
         asked.set()
-        done.wait(30)
+        done.wait(DEADLINE_S)
         return Reply(document={"items": []})
 
     with stub_api() as api:
@@ -85,9 +87,9 @@ def test_ctrl_c_has_its_own_status() -> None:
             [*PROGRAM, "job", "list", "--addr", api.url], stderr=subprocess.PIPE
         )
         try:
-            assert asked.wait(30)
+            assert asked.wait(DEADLINE_S)
             process.send_signal(signal.SIGINT)
-            _, message = process.communicate(timeout=30)
+            _, message = process.communicate(timeout=DEADLINE_S)
         finally:
             process.kill()
             done.set()
@@ -180,7 +182,7 @@ def on_terminal(arguments: tuple[str, ...], environ: dict[str, str]) -> str:
     os.close(terminal)
     shown = b""
     try:
-        while select.select([controller], [], [], 30)[0]:
+        while select.select([controller], [], [], DEADLINE_S)[0]:
             try:
                 chunk = os.read(controller, 4096)
             except OSError:
@@ -188,7 +190,7 @@ def on_terminal(arguments: tuple[str, ...], environ: dict[str, str]) -> str:
             if not chunk:
                 break
             shown += chunk
-        assert process.wait(30) == 0
+        assert process.wait(DEADLINE_S) == 0
     finally:
         process.kill()
         process.wait()

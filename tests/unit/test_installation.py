@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -22,11 +23,12 @@ from storage.lmdb_store import LmdbStore
 from storage.snapshot_format import (
     SnapshotDamaged,
     SnapshotError,
+    SnapshotFooter,
     SnapshotHeader,
     SnapshotReader,
     pack_configuration,
 )
-from storage.snapshot_store import INCOMING, READY, LmdbSink, LmdbSource
+from storage.snapshot_store import HEADER_FILE, INCOMING, READY, LmdbSink, LmdbSource
 from storage.store import Row
 from tests.support.random_world import RandomWorld
 
@@ -272,6 +274,61 @@ def test_an_old_snapshot_replaces_nothing(source: LmdbStore, behind: Path) -> No
     again.close()
     assert (behind / READY).exists()
     assert boot(behind) == before
+    source.close()
+
+
+def test_a_kill_while_an_old_snapshot_is_removed_is_made_good(
+    source: LmdbStore, behind: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """G14: half of it is gone, in whatever order, and the next start removes the rest."""
+    chunks = chunks_of(source)
+    receive(behind, chunks).commit()
+    boot(behind)
+    before = rows_of(again := LmdbStore(behind / STATE, map_bytes=MAP_BYTES))
+    again.close()
+    receive(behind, chunks).commit()
+    rmtree = shutil.rmtree
+
+    def half(path: Path, ignore_errors: bool = False) -> None:
+        header = path / HEADER_FILE
+        if header.exists():
+            header.unlink()
+            raise Killed
+        rmtree(path, ignore_errors=ignore_errors)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", half)
+        with pytest.raises(Killed):
+            boot(behind)
+    assert boot(behind) == before
+    source.close()
+
+
+def test_a_header_that_the_disk_takes_in_parts_is_whole(
+    source: LmdbStore, behind: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A write may take less than it was given, and says so in its result alone."""
+    expected, write = rows_of(source), os.write
+    monkeypatch.setattr(os, "write", lambda file, content: write(file, content[:7]))
+    receive(behind, chunks_of(source)).commit()
+    assert boot(behind) == expected
+    source.close()
+
+
+def test_a_state_that_does_not_know_where_it_stands_is_refused(
+    source: LmdbStore, tmp_path: Path
+) -> None:
+    """R4: bytes that rotted on the leader's disk end the transfer, and not this member."""
+    reader = SnapshotReader()
+    sink = LmdbSink(tmp_path, map_bytes=MAP_BYTES)
+    chunks = chunks_of(source)
+    reader.take(chunks[0])
+    assert reader.header is not None
+    sink.begin(reader.header)
+    sink.write([(keys.META, b"\xc1")])
+    with pytest.raises(SnapshotDamaged, match="cannot be read"):
+        sink.verify(reader.header, SnapshotFooter(1, 1, bytes(32)))
+    sink.discard()
     source.close()
 
 

@@ -13,8 +13,6 @@ JOBS = st.binary(min_size=16, max_size=16)
 TIMES = st.integers(0, (1 << 63) - 1)
 PRIORITIES = st.integers(0, 100)
 NONCES = st.integers(0, (1 << 32) - 1)
-# What LMDB allows in a key.
-KEY_BYTES_MAX = 511
 
 TABLES = [
     getattr(keys, name)
@@ -120,7 +118,7 @@ def test_output_sorts_by_attempt_and_sequence(run: bytes, attempt: int) -> None:
 def test_no_key_is_too_long_for_the_store() -> None:
     """The longest is a name; everything else is made of numbers and identifiers."""
     longest = keys.name_key("n" * NAMESPACE_CHARS_MAX, "j" * NAME_CHARS_MAX)
-    assert len(longest) <= KEY_BYTES_MAX
+    assert len(longest) <= keys.KEY_BYTES_MAX
     assert ENTRY_BYTES_MAX < 1 << 32
 
 

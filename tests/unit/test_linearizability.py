@@ -300,7 +300,7 @@ def executions(
 
 
 @given(executions())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_every_real_execution_is_accepted(history: list[Operation]) -> None:
     """However its operations overlap, and whatever of it nobody heard."""
     check(history)
@@ -348,7 +348,7 @@ FIRST = (CREATE, READ, REPLACE, READ)
 
 @pytest.mark.parametrize("damage", [stale_read, lost_update, swapped])
 @given(data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_every_damage_to_a_real_execution_is_refused(
     damage: Callable[[list[Operation], int], list[Operation]], data: st.DataObject
 ) -> None:
@@ -383,7 +383,7 @@ def _plausible(order: tuple[Operation, ...]) -> bool:
 
 
 @given(data=st.data())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_the_search_finds_what_trying_every_order_finds(data: st.DataObject) -> None:
     """On small histories with arbitrary answers, both agree in every case."""
     count = data.draw(st.integers(1, 5))

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from consensus.errors import CommandTooLarge, NoQuorum, OutcomeUnknown, Overloaded
-from consensus.proposer import LEADERLESS_S_MAX, RESEND_S, Proposer
+from consensus.proposer import INBOX_BYTES_MAX, LEADERLESS_S_MAX, RESEND_S, Proposer
 from consensus.state.commands import (
     Batch,
     CancelRun,
@@ -20,7 +20,12 @@ from consensus.state.commands import (
     decode_entry,
     encode_batch,
 )
-from storage.limits import BATCH_BYTES_MAX, COMMANDS_WAITING_MAX
+from storage.limits import (
+    BATCH_BYTES_MAX,
+    COMMANDS_WAITING_MAX,
+    ENTRIES_IN_FLIGHT_MAX,
+    ENTRY_BYTES_MAX,
+)
 from tests.support.clocks import ManualEnvironment
 
 SESSION = b"session".ljust(16)
@@ -68,7 +73,7 @@ def proposer(wire: Wire) -> tuple[Proposer, ManualEnvironment]:
 
 async def settled(condition: Callable[[], bool]) -> None:
     """Let the loop turn until a condition holds."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while not condition():  # noqa: ASYNC110 - each pass is one turn of the loop
             await asyncio.sleep(0)
 
@@ -163,6 +168,64 @@ async def test_the_leader_packs_what_others_send_and_refuses_junk() -> None:
     door.receive(encode_batch(other))
     await settled(lambda: bool(wire.entries))
     assert batches(wire) == [other]
+
+
+@pytest.mark.parametrize(
+    "malformed",
+    [
+        Batch(b"x" * 600, 1, 1, 1, (Clean(1, 1),)),
+        Batch(SESSION, -1, -1, 1, (Clean(1, 1),)),
+        Batch(SESSION, 2**64 - 1, 1, 1, (Clean(1, 1),)),
+        Batch(SESSION, 1, 2, 1, (Clean(1, 1),)),
+        Batch(SESSION, 1, 1, 1, (CancelRun(b"run", "x" * ENTRY_BYTES_MAX),)),
+    ],
+    ids=["session", "negative", "beyond", "floor", "size"],
+)
+async def test_a_batch_that_no_store_could_keep_reaches_no_log(malformed: Batch) -> None:
+    """Applied, it would be an error of the disk on every member, and again at each start."""
+    wire = Wire("n1")
+    door, _ = proposer(wire)
+    door.receive(encode_batch(malformed))
+    good = Batch(b"other".ljust(16), 1, 1, 1, (Clean(1, 1),))
+    door.receive(encode_batch(good))
+    await settled(lambda: bool(wire.entries))
+    assert batches(wire) == [good]
+
+
+async def test_what_a_leader_keeps_for_its_next_entry_is_bounded_in_bytes() -> None:
+    """While the log takes nothing, batches come again and again, from every member."""
+    wire = Wire("n1")
+    wire.in_flight_entries = ENTRIES_IN_FLIGHT_MAX
+    door, _ = proposer(wire)
+    large = CancelRun(b"run", "x" * (BATCH_BYTES_MAX - 1000))
+    for sequence in range(1, 100):
+        door.receive(encode_batch(Batch(b"other".ljust(16), sequence, 1, 1, (large,))))
+    await settled(lambda: door._check_timer is not None)
+    assert sum(map(len, door._inbox)) > INBOX_BYTES_MAX - BATCH_BYTES_MAX
+    assert sum(map(len, door._inbox)) <= INBOX_BYTES_MAX + BATCH_BYTES_MAX
+    wire.in_flight_entries = 0
+    door.progress()
+    await settled(lambda: len(wire.entries) == ENTRIES_IN_FLIGHT_MAX)
+    assert door._inbox_bytes == sum(map(len, door._inbox))
+    door.close(NoQuorum("stop"))
+    assert door._inbox_bytes == 0
+
+
+async def test_what_nobody_waits_for_any_more_is_not_sent_later() -> None:
+    """A6: whoever was cancelled before anything was sent gets nothing done behind its back."""
+    wire = Wire(None)
+    door, _ = proposer(wire)
+    task = asyncio.create_task(door.propose((Clean(1, 1),), timeout_s=60))
+    await settled(lambda: door.waiting_commands == 1)
+    task.cancel()
+    await asyncio.wait([task])
+    assert door.waiting_commands == 0
+    wire.leader = "n1"
+    other = asyncio.create_task(door.propose((Clean(2, 2),), timeout_s=60))
+    await settled(lambda: bool(wire.entries))
+    assert [batch.commands for batch in batches(wire)] == [(Clean(2, 2),)]
+    other.cancel()
+    await asyncio.wait([other])
 
 
 async def test_bounds_are_answered_at_once() -> None:

@@ -117,3 +117,13 @@ def test_a_warning_says_what_will_happen_and_when() -> None:
         "2027-10-31 02:30 exists twice in Europe/Berlin, the clocks go back: "
         "it runs the first time only."
     )
+
+
+def test_of_a_time_that_has_passed_it_is_said_who_decides_about_it() -> None:
+    """A one-time job in the past is late, not over: it may run at once."""
+    (late,) = explain(spec_of({"at": "2020-01-01T00:00:00Z"}), NOW_MS).warnings
+    assert late[1] == 'Its time has passed; "catch_up" decides whether it runs all the same.'
+    (over,) = explain(
+        spec_of({"delay": "1s", "not_after": "2020-01-01T00:00:00Z"}), NOW_MS
+    ).warnings
+    assert over[1] == "No occurrence lies ahead: the last one has passed."

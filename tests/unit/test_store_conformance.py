@@ -63,7 +63,8 @@ def flush(store: Store, kind: str) -> None:
 
 
 @settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(steps=STEPS, low=KEYS, high=KEYS, limit=st.integers(1, 5))
 def test_a_store_behaves_like_a_sorted_dictionary(
@@ -114,6 +115,20 @@ def test_what_was_written_is_told_in_order(
     store.delete(b"a")
     store.put(b"b", b"3")
     assert list(store.written()) == [(b"b", b"2"), (b"a", None), (b"b", b"3")]
+
+
+@pytest.mark.parametrize("key", [b"", b"x" * 512, b"x" * 5000])
+def test_a_key_that_no_disk_takes_is_refused_where_it_is_put(
+    make_store: Callable[[], Store], key: bytes
+) -> None:
+    """It is a fault of one command then, and not a commit that fails on every member."""
+    store = make_store()
+    store.put(b"x" * 511, b"v")
+    with pytest.raises(ValueError, match="bytes"):
+        store.put(key, b"v")
+    flush(store, "flush")
+    assert store.scan(b"\0", b"\xff", 10) == [(b"x" * 511, b"v")]
+    assert store.get(b"x" * 512) is None
 
 
 def test_a_rollback_leaves_nothing_to_tell(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from api.durations import DAY_MS, MINUTE_MS, format_duration
 from api.schedule.cron import Ticks, ticks
 from api.schedule.fields import DAY, KINDS, MONTH_DAYS_MAX, Fields
-from api.schedule.occurrences import next_occurrence
+from api.schedule.instants import next_occurrence
 from api.schedule.spec import ScheduleSpec
 from api.schedule.wall import CORRECTION_MS_MIN
 from api.schedule.words import describe
@@ -56,8 +56,16 @@ def explain(spec: ScheduleSpec, now_ms: int, count: int = 5) -> Explanation:
         expression=spec.expression,
         sentence=_sentence(spec, local),
         occurrences=coming,
-        warnings=list(_warnings(spec, local, now_ms, over=not coming)),
+        warnings=warnings(spec, now_ms, over=not coming),
     )
+
+
+def warnings(spec: ScheduleSpec, now_ms: int, *, over: bool) -> list[tuple[str, str]]:
+    """Return what may surprise about a schedule as of `now_ms`, as in `Explanation`.
+
+    `over` says that nothing of it lies ahead.
+    """
+    return list(_warnings(spec, zone(spec.timezone), now_ms, over=over))
 
 
 def _sentence(spec: ScheduleSpec, local: Zone) -> str:
@@ -77,7 +85,10 @@ def _sentence(spec: ScheduleSpec, local: Zone) -> str:
 def _warnings(
     spec: ScheduleSpec, local: Zone, now_ms: int, *, over: bool
 ) -> Iterator[tuple[str, str]]:
-    if over and spec.kind != "manual":
+    if over and spec.kind == "at":
+        detail = 'Its time has passed; "catch_up" decides whether it runs all the same.'
+        yield "no_occurrence_left", detail
+    elif over and spec.kind != "manual":
         yield "no_occurrence_left", "No occurrence lies ahead: the last one has passed."
     if spec.every_ms is not None and spec.every_ms < MINUTE_MS:
         yield from _frequent(DAY_MS // spec.every_ms)
