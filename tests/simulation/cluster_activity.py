@@ -26,17 +26,17 @@ OF_MODE: dict[Mode, dict[str, float]] = {
     "liveness": {"probes": 1, "launches": 10},
 }
 # What is due less often in a whole batch may be missing by chance.
-DUE_MIN = 3
+DUE_MIN = 0.5
 OF_KIND: dict[Kind, dict[str, float]] = {
     "plain": {},
     "behind": {"left behind": 0.3, "snapshots installed": 0.3, "lives in the same process": 0.2},
     "changing": {
-        "configurations": 1.5,
-        "members joined": 0.3,
+        "configurations": 2,
+        "members joined": 0.4,
         "members left": 0.2,
         "learners made voters": 0.2,
-        "removals": 0.15,
-        "disks emptied": 0.1,
+        "removals": 0.08,
+        "disks emptied": 0.05,
         "snapshots installed": 0.3,
     },
 }
