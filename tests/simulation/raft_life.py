@@ -101,6 +101,8 @@ class Life(Protocol):
     def leads(self) -> bool: ...
     @property
     def term(self) -> int: ...
+    @property
+    def snapshot_bytes(self) -> int: ...
     def propose(self, command: bytes) -> None: ...
     def kill(self, *, power_loss: bool) -> None: ...
     def transfer(self) -> None: ...
@@ -174,6 +176,11 @@ class RaftLife:
     @property
     def term(self) -> int:
         return self.raft.term
+
+    @property
+    def snapshot_bytes(self) -> int:
+        """How much of snapshots has come in this life."""
+        return self.raft.snapshots.counts.bytes_received
 
     def propose(self, command: bytes) -> None:
         try:
