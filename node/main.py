@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import sys
 from importlib.metadata import version
@@ -67,6 +68,10 @@ ENDS: tuple[tuple[tuple[type[BaseException], ...], int, str], ...] = (
 )
 
 
+# Objects between two searches of the youngest, and searches between those of the older ones.
+GARBAGE_THRESHOLDS = (20_000, 20, 20)
+
+
 def run_node(config: Config) -> int:
     """Run the configured member until it is told to stop; return the exit status."""
     logging.basicConfig(
@@ -96,7 +101,21 @@ def _run_guarded(config: Config) -> int:
             raise
 
 
+def collect_rarely() -> None:
+    """Look for cycles of garbage less often than Python does by itself.
+
+    A member makes few of them: what a request or an entry leaves behind is freed by counting
+    references. A batch of a thousand jobs is tens of thousands of objects, and by default
+    each 700 of them would start a search; that was a tenth of the processor time of a batch.
+    What exists by now lives for ever, and need not be searched at all.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GARBAGE_THRESHOLDS)
+
+
 def _run(config: Config) -> int:
+    collect_rarely()
     factory = uvloop.new_event_loop if config.node.loop == "uvloop" else asyncio.new_event_loop
     with asyncio.Runner(loop_factory=factory) as runner:
         return runner.run(run_member(boot_of(config)))
