@@ -23,8 +23,16 @@ BEGIN_S = 1000.0
 READ_COST_S = 5e-6
 
 
+# Turns of the loop in which no time passes; a run needs a few hundred of them at the most.
+TURNS_AT_REST_MAX = 200_000
+
+
 class NothingLeft(BaseException):
     """Somebody waits for something that no timer and no callback will bring about."""
+
+
+class TimeStandsStill(BaseException):
+    """Somebody is called again and again for an instant that never passes."""
 
 
 class _Selector:
@@ -32,12 +40,21 @@ class _Selector:
 
     def __init__(self, loop: VirtualLoop) -> None:
         self._loop = loop
+        self._seen_s = loop.time()
+        self._turns_at_rest = 0
 
     def select(self, timeout: float | None) -> list[object]:
         if timeout is None:
             raise NothingLeft("No timer is left and nothing is ready.")
         self._loop.advance(timeout)
+        self._look_at_clock(self._loop.time())
         return []
+
+    def _look_at_clock(self, now_s: float) -> None:
+        self._turns_at_rest = self._turns_at_rest + 1 if now_s == self._seen_s else 0
+        self._seen_s = now_s
+        if self._turns_at_rest > TURNS_AT_REST_MAX:
+            raise TimeStandsStill(f"{TURNS_AT_REST_MAX} turns of the loop at {now_s} s.")
 
 
 class VirtualLoop(asyncio.BaseEventLoop):
