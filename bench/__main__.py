@@ -2,8 +2,9 @@
 
     python -m bench [names] [--seconds-scale 0.1]
 
-Without names all are run, in under ten minutes, but for `absence`, which alone takes five.
-The page is written anew after each, so an interrupted run leaves what it had measured.
+Without names all are run, in under ten minutes, but for `absence` and `sustained`, which take
+five each. The page is written anew after each, so an interrupted run leaves what it had
+measured.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from bench import (
     p1_creates,
     p2_batches,
     p3_launches,
+    p3_sustained,
     p4_http,
     p5_lateness,
     p6_top_of_hour,
@@ -42,8 +44,9 @@ BENCHMARKS: dict[str, Callable[[float], Awaitable[Section]]] = {
     "p7": p7_leader_death.run,
     "p12": p12_snapshot.run,
     "absence": p12_absence.run,
+    "sustained": p3_sustained.run,
 }
-BY_NAME_ONLY = frozenset({"absence"})
+BY_NAME_ONLY = frozenset({"absence", "sustained"})
 INTRODUCTION = """\
 Three members and the load generator share this machine; journals are synced, and members
 talk over loopback with mutual TLS, as `cronclave dev` sets them up. The targets are those of
