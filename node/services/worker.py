@@ -276,7 +276,9 @@ class Worker:
         )
 
     def _started(self, held: Held) -> None:
-        now_ms = self._timekeeper.now_ms()
+        # Its instant had come when the timer was looked at, and the clock may have been set
+        # back a little since then.
+        now_ms = max(self._timekeeper.now_ms(), held.run.start_ms)
         held.started_ms = now_ms
         self._on_start(now_ms - held.run.start_ms)
         self._reporter.started(Started(held.key, held.run.number, held.run.fence, now_ms))

@@ -19,7 +19,7 @@ from node.services.worker import DETAIL_CHARS_MAX, Worker
 from storage import models
 from storage.journal_format import DiskFailed
 from storage.models import ScheduleSpec
-from tests.support.builders import NOW_MS, Lab
+from tests.support.builders import FIRST_DUE_MS, NOW_MS, Lab
 from tests.support.clocks import ManualEnvironment
 from tests.support.quiet_log import quiet_log
 
@@ -66,10 +66,21 @@ class StoppedTime:
         return NOW_MS + 60_000
 
 
+class TimeSetBack:
+    """The instant of the run comes, and then the clock is set back a little."""
+
+    def __init__(self) -> None:
+        self._readings = 0
+
+    def now_ms(self) -> int:
+        self._readings += 1
+        return FIRST_DUE_MS if self._readings == 1 else FIRST_DUE_MS - 3
+
+
 class Play:
     """A worker that is granted one attempt of an executor's, and may fail of it."""
 
-    def __init__(self, executor: object, reporter: object) -> None:
+    def __init__(self, executor: object, reporter: object, time: object | None = None) -> None:
         lab, action = Lab(), {"type": "tried"}
         self.fatal: asyncio.Future[BaseException] = asyncio.get_running_loop().create_future()
         holder = lab.join()
@@ -86,7 +97,7 @@ class Play:
             Registry({"tried": cast(Executor, executor)}),
             cast(Reporter, reporter),
             lease,
-            cast(Timekeeper, StoppedTime()),
+            cast(Timekeeper, time or StoppedTime()),
             lambda: None,
             lambda late_ms: None,
             self.fatal.set_result,
@@ -114,3 +125,13 @@ async def test_whatever_is_said_of_an_end_can_be_told(detail: str, raised: bool)
     assert encode_batch(end)
     assert len(end.detail) <= DETAIL_CHARS_MAX
     assert not play.fatal.done()
+
+
+async def test_a_start_is_not_recorded_before_its_instant() -> None:
+    """The clock may be set back by a millisecond between the timer and the start."""
+    told = Told()
+    Play(Saying("as it should", raised=False), told, TimeSetBack())
+    async with asyncio.timeout(30):
+        end = await told.end
+    assert end.started_ms == FIRST_DUE_MS
+    assert end.ended_ms == FIRST_DUE_MS
