@@ -106,7 +106,13 @@ async def all_runs(client: Client) -> list[Any]:
 
 
 async def ended_runs(client: Client, wanted: int, timeout_s: float) -> list[Any]:
-    """Return all runs as soon as `wanted` of them have ended, or at the end of the time.
+    """Return all runs as soon as `wanted` of them have ended, or at the end of the time."""
+    await wait_ended(client, wanted, timeout_s)
+    return await all_runs(client)
+
+
+async def wait_ended(client: Client, wanted: int, timeout_s: float) -> None:
+    """Wait until so many runs have ended, or for the whole time.
 
     The wait looks at counters: to walk the list again and again would be a load of its own.
     """
@@ -116,7 +122,6 @@ async def ended_runs(client: Client, wanted: int, timeout_s: float) -> list[Any]
         if counters.get("runs", 0) - counters.get("runs_live", 0) >= wanted:
             break
         await asyncio.sleep(POLL_S)
-    return await all_runs(client)
 
 
 def lateness_ms(run: Any) -> int:

@@ -10,16 +10,15 @@ from __future__ import annotations
 import asyncio
 
 from bench.cluster import Cluster
-from bench.connection import Client
 from bench.launches import EVERY_MS, LEAD_MS
 from bench.load import (
-    POLL_S,
     create_all,
     lateness_ms,
     now_ms,
     pages,
     quantile,
     recurring,
+    wait_ended,
 )
 from bench.report import Section
 
@@ -51,7 +50,8 @@ async def _measure(cluster: Cluster, seconds: int, section: Section) -> None:
     ]
     await create_all(client, jobs)
     await asyncio.sleep((first_ms - now_ms()) / 1_000 + seconds)
-    took_s = seconds + await _drained(client, asked)
+    await wait_ended(client, asked, DRAIN_S)
+    took_s = (now_ms() - first_ms) / 1_000
     late_ms: list[int] = []
     ended = 0
     async for page in pages(client, "/v1/runs"):
@@ -63,20 +63,5 @@ async def _measure(cluster: Cluster, seconds: int, section: Section) -> None:
         target = "under 100 ms" if name == "p99" else ""
         section.add(f"lateness {name}", "ms", [quantile(late_ms, share)], target)
     section.add("started early", "runs", [sum(late < 0 for late in late_ms)], "0")
-    section.notes.append(f"The cluster's own counters: `{await _counters(client)}`.")
-
-
-async def _drained(client: Client, asked: int) -> float:
-    """Wait until as many runs as were asked for have ended; return how many seconds it took."""
-    began_ms = now_ms()
-    while now_ms() - began_ms < DRAIN_S * 1_000:
-        counters = await _counters(client)
-        if counters.get("runs", 0) - counters.get("runs_live", 0) >= asked:
-            break
-        await asyncio.sleep(POLL_S)
-    return (now_ms() - began_ms) / 1_000
-
-
-async def _counters(client: Client) -> dict[str, int]:
-    found: dict[str, int] = (await client.get("/v1/cluster"))["counters"]
-    return found
+    counters = (await cluster.status())["counters"]
+    section.notes.append(f"The cluster's own counters: `{counters}`.")
