@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 from typing import NamedTuple
 
 # The variable that marks what was launched by a runner. Its value is
@@ -99,26 +98,6 @@ def mark_in(environment: bytes) -> str | None:
     return None
 
 
-def signal_checked(pid: int, number: int, still_meant: Callable[[], bool]) -> bool:
-    """Signal a process that is not a child, if `still_meant` holds; return whether it was.
-
-    A process of another user, which the kernel keeps from us, was not.
-    """
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return False
-    try:
-        if not still_meant():
-            return False
-        signal.pidfd_send_signal(handle, number)
-    except (ProcessLookupError, PermissionError):
-        return False
-    finally:
-        os.close(handle)
-    return True
-
-
 def kill_below(pid: int) -> None:
     """SIGKILL everything below a child of ours, also what left its session and group.
 
@@ -163,7 +142,21 @@ def _stop_below(pid: int) -> list[tuple[int, int]]:
 
 
 def _signal_offspring(pid: int, parent: int, number: int) -> None:
-    signal_checked(pid, number, lambda: _is_child(pid, parent))
+    """Signal a process that is not our child, if it is still one of `parent`.
+
+    It may be of another user; then the kernel keeps it from us.
+    """
+    try:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        if _is_child(pid, parent):
+            signal.pidfd_send_signal(handle, number)
+    except (ProcessLookupError, PermissionError):
+        return
+    finally:
+        os.close(handle)
 
 
 def _is_child(pid: int, parent: int) -> bool:
